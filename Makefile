@@ -1,0 +1,43 @@
+# Everything runs in .venv, which setup_env.py makes; PYTHON is only what starts it.
+PYTHON ?= python3
+BIN := .venv/bin
+# The second place is optional data beside the checkout.
+MODELS = $(wildcard models/*.onnx) $(wildcard ../shared/data/cryptofacenet4/*.onnx)
+# Extra arguments of pytest: make test ARGS='-m "not full_size"'
+ARGS ?=
+
+.PHONY: help setup demo test lint check clean
+
+help:
+	@echo "make demo    compile a small network and run it encrypted"
+	@echo "make test    run the tests             (ARGS='-m \"not full_size\"' for the quick ones)"
+	@echo "make lint    ruff and mypy"
+	@echo "make check   hold every model to its budget in models/budgets.toml"
+	@echo "make clean   remove .venv and caches"
+
+setup:
+	@$(PYTHON) setup_env.py
+
+demo: setup
+	@$(BIN)/python -m models.demo
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: setup
+	@if [ ! -e models/budgets.toml ]; then echo "check: models/budgets.toml is not there, nothing to hold models to"; exit 0; fi; \
+	if [ -z "$(strip $(MODELS))" ]; then echo "check: no models to check" >&2; exit 1; fi; \
+	failed=0; \
+	for model in $(MODELS); do \
+		$(BIN)/python -m fhecompile.cli check --budget models/budgets.toml "$$model" || failed=1; \
+	done; \
+	exit $$failed
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
