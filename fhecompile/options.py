@@ -1,0 +1,28 @@
+"""The options of a compilation. One object, passed down; nothing is process-wide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a user can ask for.
+
+    Args:
+        precision_bits: the largest error of an output, relative to the largest output on the
+            calibration data, is to stay below 2^-precision_bits.
+        security_bits: classical security of the parameters, 128, 192 or 256.
+        insecure_toy: allow a ring too small for `security_bits`; the plan says so everywhere.
+        ring_dimension: use this ring dimension instead of the smallest that fits.
+        input_shapes: shapes for inputs whose ONNX shape is dynamic.
+        passes: pipeline text, or empty for the default pipeline.
+    """
+
+    precision_bits: float = 8.0
+    security_bits: int = 128
+    insecure_toy: bool = False
+    ring_dimension: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    passes: str = ""
