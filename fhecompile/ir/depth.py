@@ -1,0 +1,38 @@
+"""Multiplicative depth of a tensor graph and its deepest path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fhecompile.ir.tensor import Node, TensorGraph, node_depth
+
+
+@dataclass(frozen=True)
+class DepthReport:
+    """Depth after every node and the nodes that add depth on one deepest path to an output."""
+
+    depth: dict[str, int]
+    path: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Depth of the deepest output."""
+        return max(self.depth.values(), default=0)
+
+
+def measure_depth(graph: TensorGraph) -> DepthReport:
+    """Counts depth along every edge, in topological order."""
+    depth: dict[str, int] = {}
+    deepest: dict[str, str | None] = {}
+    for node in graph:
+        operand = max(node.inputs, key=lambda name: depth[name], default=None)
+        depth[node.name] = (depth[operand] if operand else 0) + node_depth(node)
+        deepest[node.name] = operand
+    end: Node | None = max(graph.outputs(), key=lambda n: depth[n.name], default=None)
+    path: list[str] = []
+    name = end.name if end else None
+    while name is not None:
+        if node_depth(graph[name]):
+            path.append(name)
+        name = deepest[name]
+    return DepthReport(depth, tuple(reversed(path)))

@@ -1,0 +1,78 @@
+"""The numpy evaluator of the tensor graph: the oracle every pass is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.errors import InternalError
+from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph
+
+FloatArray = NDArray[np.float64]
+
+
+def evaluate(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Outputs by label. Inputs and outputs carry one leading axis for independent samples.
+
+    Args:
+        graph: the graph.
+        inputs: by name, each of shape (samples, *shape).
+    """
+    outputs: dict[str, FloatArray] = {}
+    for node, value in walk(graph, inputs):
+        if isinstance(node, Output):
+            outputs[node.label] = value
+    return outputs
+
+
+def walk(
+    graph: TensorGraph, inputs: Mapping[str, FloatArray]
+) -> Iterator[tuple[Node, FloatArray]]:
+    """Yields every node with its value, freeing values after their last use."""
+    last_use = {operand: node.name for node in graph for operand in node.inputs}
+    values: dict[str, FloatArray] = {}
+    for node in graph:
+        if isinstance(node, Input):
+            value = np.asarray(inputs[node.name], np.float64)
+            value = value.reshape(value.shape[0], *node.shape)
+        else:
+            value = apply_node(node, [values[name] for name in node.inputs])
+        values[node.name] = value
+        yield node, value
+        for operand in set(node.inputs):
+            if last_use[operand] == node.name:
+                del values[operand]
+
+
+def apply_node(node: Node, operands: list[FloatArray]) -> FloatArray:
+    """The node's value for operands of shape (samples, *shape)."""
+    samples = operands[0].shape[0]
+    match node:
+        case Affine():
+            total = np.broadcast_to(node.bias, node.shape).reshape(1, -1)
+            for m, x in zip(node.maps, operands, strict=True):
+                total = total + m.apply(x.reshape(samples, -1))
+            return total.reshape(samples, *node.shape)
+        case Poly():
+            x = operands[0]
+            value = np.broadcast_to(node.coefficients[-1], x.shape)
+            for coefficient in node.coefficients[-2::-1]:
+                value = value * x + coefficient
+            return np.array(value)
+        case Mul():
+            a, b = (_full(x, node) for x in operands)
+            return a * b
+        case Add():
+            return operands[0] + operands[1]
+        case Output():
+            return operands[0].reshape(samples, *node.shape)
+    raise InternalError(f"no evaluation rule for {node.op}")
+
+
+def _full(x: FloatArray, node: Node) -> FloatArray:
+    """A single element spread over the node's shape."""
+    if x.shape[1:] == node.shape:
+        return x
+    return x.reshape(x.shape[0], *([1] * len(node.shape)))

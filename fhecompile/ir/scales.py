@@ -1,0 +1,130 @@
+r"""Scales of all values: explicit, per value, using whole machine words.
+
+Every prime occupies a 64-bit word, so primes are as large as they can be and one rescale is worth
+`prime_bits` = q of them. An activation is kept at scale s or more, constants at scale a or more, and
+a prime is dropped as soon as a whole one fits above s:
+
+    affine   inputs at c_k, constants at C - c_k >= a for a common raw scale C; then r rescales,
+             r = floor((C - s) / q); when raising C by at most `bump` bits lets one more prime go,
+             it is raised
+    poly     x at c: x^2 at 2c, the linear term's constant at c, the constant term at 2c
+    mul      c_1 + c_2
+
+With s + a = q a square and the linear map behind it cost one prime, not two. A uniform factor w
+costs nothing at all: the integers stay, the scale's label is divided by w.
+(The waterline of EVA, Dathathri et al. 2020, with constants' scales free.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fhecompile.errors import InternalError
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Input,
+    Mul,
+    Poly,
+    TensorGraph,
+    is_product_free,
+    uniform_identity_weight,
+    uniform_sum_weight,
+)
+
+MATCH_BITS = 24  # precision of the integer that brings two summands to one scale
+
+
+@dataclass(frozen=True)
+class ScalePolicy:
+    """s, a, q and the bump of the module docstring, in bits."""
+
+    activation_bits: float
+    constant_bits: float
+    prime_bits: int
+    bump: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ScalePlan:
+    """Scales and levels of every value.
+
+    `scale` and `level` hold after the node's `rescales`; `raw` is the scale before them.
+    `constants` are the scales of an affine node's weights, per operand.
+    """
+
+    policy: ScalePolicy
+    scale: dict[str, float] = field(default_factory=dict)
+    raw: dict[str, float] = field(default_factory=dict)
+    rescales: dict[str, int] = field(default_factory=dict)
+    level: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def levels(self, largest: Mapping[str, float], first_prime_bits: int) -> int:
+        """Rescaling primes needed so that value times scale always fits half the modulus."""
+        q = self.policy.prime_bits
+        needed = 0
+        for name, level in self.level.items():
+            size = math.log2(max(largest.get(name, 1.0), 2.0**-20)) + 2  # sign, and a factor 2
+            for scale, at in (
+                (self.scale[name], level),
+                (self.raw[name], level - self.rescales[name]),
+            ):
+                excess = scale + size - first_prime_bits
+                needed = max(needed, at + max(0, math.ceil(excess / q)))
+        return needed
+
+
+def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
+    """Assigns scales in topological order; see the module docstring."""
+    plan = ScalePlan(policy)
+    users = graph.users()
+    s, a, q = policy.activation_bits, policy.constant_bits, policy.prime_bits
+    for node in graph:
+        operands = [plan.scale[name] for name in node.inputs]
+        level = max((plan.level[name] for name in node.inputs), default=0)
+        drop = True
+        match node:
+            case Input():
+                products = all(
+                    isinstance(u, Affine) and not is_product_free(u) for u in users[node.name]
+                )
+                raw, drop = (s + q - a if products else s), False
+            case Affine():
+                weight = uniform_identity_weight(node) or uniform_sum_weight(node)
+                if weight is not None:
+                    raw, drop = operands[0] - math.log2(abs(weight)), False
+                else:
+                    raw = max(operands) + a
+                    missing = (s - raw) % q
+                    if missing <= policy.bump:
+                        raw += missing
+                    plan.constants[node.name] = tuple(raw - c for c in operands)
+            case Poly():
+                leading = abs(float(node.coefficients[-1].flat[0]))
+                if not node.leading_is_uniform() or node.degree > 2 or leading == 0:
+                    raise InternalError(f"poly {node.name} has not been lowered")
+                raw = node.degree * operands[0] - math.log2(leading)
+                drop = node.degree == 2
+            case Mul():
+                raw = operands[0] + operands[1]
+            case Add():
+                raw, drop = matched_scale(operands[0], operands[1]), False
+            case _:
+                raw, drop = operands[0], False
+        rescales = max(0, math.floor((raw - s) / q + 1e-9)) if drop else 0
+        plan.raw[node.name] = raw
+        plan.rescales[node.name] = rescales
+        plan.scale[node.name] = raw - rescales * q
+        plan.level[node.name] = level + rescales
+    return plan
+
+
+def matched_scale(a: float, b: float) -> float:
+    """The common scale two summands are brought to by integer factors."""
+    difference = abs(a - b)
+    if difference <= 1e-9 or abs(difference - round(difference)) < 1e-9:
+        return max(a, b)
+    return max(a, b) + MATCH_BITS

@@ -1,0 +1,289 @@
+r"""The tensor graph: what is left of a network once it is linear maps and polynomials.
+
+Every node makes one value, called by the node's name; a value is a real tensor, static in shape.
+
+    input                          the client's tensor
+    affine   y = sum_k M_k x_k + b     M_k sparse linear maps on flattened tensors
+    poly     y = sum_d c_d x^d         elementwise, coefficients broadcast over the tensor
+    mul      y = x_1 * x_2             elementwise, ciphertext times ciphertext
+    add      y = x_1 + x_2             elementwise
+    output                         what the client decrypts
+
+Multiplicative depth: affine 1, or 0 when the map needs no plaintext product (`is_product_free`);
+poly of degree d ceil(log2(d+1)), but 1 for a quadratic, whose leading coefficient moves into its
+neighbours, and 0 for x + c; mul 1; add 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.ckks.linear_map import LinearMap, collapse
+from fhecompile.errors import InternalError
+
+FloatArray = NDArray[np.float64]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """What all nodes share.
+
+    Args:
+        name: unique, `[A-Za-z0-9_.]+`; also the name of the value.
+        inputs: names of the operands.
+        shape: shape of the value.
+        source: the ONNX nodes it comes from, for messages and the plan's source map.
+    """
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    shape: Shape
+    source: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def op(self) -> str:
+        """The node's kind in the text form."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Input(Node):
+    """A tensor the client encrypts."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """y = sum_k M_k x_k + bias; `bias` broadcasts to `shape`."""
+
+    maps: tuple[LinearMap, ...]
+    bias: FloatArray
+
+    def full_bias(self) -> FloatArray:
+        """The bias as a flat vector of `size` elements."""
+        return np.broadcast_to(self.bias, self.shape).ravel()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Poly(Node):
+    """Elementwise polynomial; `coefficients[d]` (monomial basis) broadcasts to `shape`."""
+
+    coefficients: FloatArray
+
+    @property
+    def degree(self) -> int:
+        """Highest power with a coefficient."""
+        return int(self.coefficients.shape[0]) - 1
+
+    def leading_is_uniform(self) -> bool:
+        """Whether one number multiplies the highest power everywhere."""
+        leading = self.coefficients[-1]
+        return bool(np.all(leading == leading.flat[0]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mul(Node):
+    """Elementwise product of two values of equal shape (or one of them a single element)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Node):
+    """Elementwise sum of two values of equal shape."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Output(Node):
+    """What the client decrypts; `label` is the user's name of it."""
+
+    label: str
+
+
+@dataclass(eq=False)
+class TensorGraph:
+    """Nodes in topological order, by name."""
+
+    name: str
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def add(self, node: Node) -> Node:
+        """Appends a node, whose operands must already be there."""
+        if node.name in self.nodes:
+            raise InternalError(f"the tensor graph already has a node {node.name}")
+        for operand in node.inputs:
+            if operand not in self.nodes:
+                raise InternalError(f"{node.name} uses {operand}, which does not exist yet")
+        self.nodes[node.name] = node
+        return node
+
+    def inputs(self) -> list[Input]:
+        """The input nodes, in order."""
+        return [n for n in self if isinstance(n, Input)]
+
+    def outputs(self) -> list[Output]:
+        """The output nodes, in order."""
+        return [n for n in self if isinstance(n, Output)]
+
+    def users(self) -> dict[str, list[Node]]:
+        """Per value the nodes that read it (a node that reads it twice is listed once)."""
+        users: dict[str, list[Node]] = {name: [] for name in self.nodes}
+        for node in self:
+            for operand in dict.fromkeys(node.inputs):
+                users[operand].append(node)
+        return users
+
+    def rebuilt(self, nodes: Iterable[Node]) -> TensorGraph:
+        """A graph of the given nodes, sorted topologically, dead nodes dropped."""
+        pool = {n.name: n for n in nodes}
+        live: dict[str, Node] = {}
+        roots = [n for n in pool.values() if isinstance(n, Input | Output)]
+        for root in roots:
+            stack: list[tuple[str, bool]] = [(root.name, False)]
+            while stack:
+                name, expanded = stack.pop()
+                if name in live:
+                    continue
+                if expanded:
+                    live[name] = pool[name]
+                    continue
+                stack.append((name, True))
+                stack.extend((o, False) for o in reversed(pool[name].inputs) if o not in live)
+        return TensorGraph(self.name, live)
+
+
+def replace_input(node: Node, old: str, new: str) -> Node:
+    """The node with every use of `old` renamed to `new`."""
+    return replace(node, inputs=tuple(new if name == old else name for name in node.inputs))
+
+
+def uniform_sum_weight(node: Affine) -> float | None:
+    """w if the node is y = w * (sum of all elements of its one input) + b, else None."""
+    if len(node.maps) != 1 or node.size != 1 or not _has_points(node, node.maps[0].in_size):
+        return None
+    _, inn, val = node.maps[0].coordinates()
+    everything = inn.size == node.maps[0].in_size == np.unique(inn).size
+    if everything and np.all(val == val[0]) and val[0] != 0:
+        return float(val[0])
+    return None
+
+
+def uniform_identity_weight(node: Affine) -> float | None:
+    """w if the node is y = w * x + b for its one input x, in x's element order, else None."""
+    scale = elementwise_scale(node)
+    if scale is not None and scale.size == 1 and scale.flat[0] != 0:
+        return float(scale.flat[0])
+    return None
+
+
+def elementwise_scale(node: Node) -> FloatArray | None:
+    """s if the node is y = s * x + b elementwise for its one input x; s broadcasts to the shape."""
+    if not isinstance(node, Affine) or len(node.maps) != 1:
+        return None
+    return map_elementwise_scale(node.maps[0], node.shape)
+
+
+def map_elementwise_scale(m: LinearMap, shape: Shape) -> FloatArray | None:
+    """The diagonal of a diagonal map, reduced to what broadcasts to `shape`; None otherwise."""
+    if m.in_size != m.out_size or sum(t.size for t in m.terms) > m.out_size:
+        return None
+    out, inn, val = m.coordinates()
+    if not np.array_equal(out, inn):
+        return None
+    scale = np.zeros(m.out_size)
+    np.add.at(scale, out, val)
+    return collapse(scale.reshape(shape))
+
+
+def _has_points(node: Affine, points: int) -> bool:
+    """Cheap test before coordinates are listed: whether the maps iterate over `points` points."""
+    return sum(t.size for m in node.maps for t in m.terms) == points
+
+
+def is_product_free(node: Affine) -> bool:
+    """Whether the map is done with rotations, additions and a relabelled scale alone."""
+    return uniform_sum_weight(node) is not None or uniform_identity_weight(node) is not None
+
+
+def node_depth(node: Node) -> int:
+    """Multiplicative depth the node adds to its deepest operand."""
+    if isinstance(node, Affine):
+        return 0 if is_product_free(node) else 1
+    if isinstance(node, Mul):
+        return 1
+    if isinstance(node, Poly):
+        if node.degree <= 1:
+            return 0 if node.degree == 0 or node.leading_is_uniform() else 1
+        return 1 if node.degree == 2 else math.ceil(math.log2(node.degree + 1))
+    return 0
+
+
+def verify(graph: TensorGraph) -> None:
+    """Recomputes every shape from the operands; raises InternalError with the node's name."""
+    seen: set[str] = set()
+    for name, node in graph.nodes.items():
+        problem = _problem(graph, node, seen)
+        if name != node.name:
+            problem = f"is stored under the name {name}"
+        if problem:
+            raise InternalError(f"tensor graph {graph.name}: {node.op} {node.name} {problem}")
+        seen.add(name)
+
+
+def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
+    for operand in node.inputs:
+        if operand not in seen:
+            return f"uses {operand} before it is made"
+    shapes = [graph[o].shape for o in node.inputs]
+    match node:
+        case Input():
+            return "has operands" if node.inputs else ""
+        case Affine():
+            if len(node.maps) != len(node.inputs) or not node.maps:
+                return f"has {len(node.maps)} maps for {len(node.inputs)} operands"
+            for m, shape in zip(node.maps, shapes, strict=True):
+                if (m.out_size, m.in_size) != (node.size, math.prod(shape)):
+                    return f"has a map {m.out_size}x{m.in_size} for {shape} -> {node.shape}"
+                for t in m.terms:
+                    if max(t.out_index.max(initial=-1) - m.out_size,
+                           t.in_index.max(initial=-1) - m.in_size) >= 0:
+                        return "has a map with an index past its end"
+                    if not np.all(np.isfinite(t.values)):
+                        return "has weights that are not finite"
+            return _does_not_broadcast(node.bias.shape, node.shape)
+        case Poly():
+            if len(shapes) != 1 or shapes[0] != node.shape:
+                return f"maps {shapes} to {node.shape}"
+            return _does_not_broadcast(node.coefficients.shape[1:], node.shape)
+        case Mul() | Add():
+            if len(shapes) != 2:
+                return f"has {len(shapes)} operands"
+            fits = all(s == node.shape or (isinstance(node, Mul) and math.prod(s) == 1)
+                       for s in shapes)
+            return "" if fits else f"maps {shapes} to {node.shape}"
+        case Output():
+            if len(shapes) != 1 or math.prod(shapes[0]) != node.size:
+                return f"maps {shapes} to {node.shape}"
+            return ""
+    return "is of an unknown kind"
+
+
+def _does_not_broadcast(given: Shape, shape: Shape) -> str:
+    fits = len(given) <= len(shape) and all(
+        a in (1, b) for a, b in zip(reversed(given), reversed(shape), strict=False)
+    )
+    return "" if fits else f"has constants of shape {given} for a value of shape {shape}"

@@ -1,0 +1,33 @@
+"""The passes, one flat file each; `fhecompile.pipeline` turns pipeline texts into passes.
+
+`BUILT_IN` names them in the order of the default pipeline without importing any of them. File
+name, class name and pipeline name are one name: `fold_batchnorm` is `FoldBatchnorm` in
+`passes/fold_batchnorm.py`.
+"""
+
+BUILT_IN = (
+    "clean_graph",
+    "fold_batchnorm",
+    "fuse_polynomials",
+    "merge_affine",
+    "pack_branches",
+    "balance_quadratics",
+    "lower_polynomials",
+    "infer_ranges",
+    "select_parameters",
+    "assign_scales",
+    "assign_levels",
+    "assign_layouts",
+    "lower_affine",
+    "build_slots",
+    "share_rotations",
+    "schedule_operations",
+    "emit_plan",
+)
+
+DEFAULT_PIPELINE = (
+    "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,clean_graph,pack_branches,"
+    "infer_ranges,balance_quadratics,lower_polynomials,infer_ranges,"
+    "select_parameters,assign_scales,assign_levels,assign_layouts,"
+    "lower_affine,build_slots,share_rotations,schedule_operations,emit_plan"
+)

@@ -1,0 +1,311 @@
+r"""Lowers the tensor graph to ciphertext operations.
+
+    affine   babies, one `dot_plain` per (accumulator, giant), `rotate_sum` over the giants, sums
+             over replicas, then the packing undone:  pair  u = z + conj z, v = i (conj z - z);
+             fold  w = z - i rot_d z, y = w + conj w;  and the bias last, after the rescales, so
+             that every key switch happens at the larger scale
+    poly     square, plus the linear term at the square's scale, plus the constant
+    sums     w * (sum of all elements): rotations by 1, 2, 4, ... and a relabelled scale
+
+Operands at different levels meet at the deeper one. Holes stay zero throughout: constants are
+packed with zeros in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.ckks.diagonals import DiagonalMap
+from fhecompile.ckks.layout import Layout
+from fhecompile.errors import InternalError
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.scales import MATCH_BITS, ScalePlan
+from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    uniform_identity_weight,
+    uniform_sum_weight,
+)
+from passes.assign_layouts import Layouts
+from passes.assign_levels import Levels
+from passes.lower_affine import LoweredMaps, MapGroup
+
+
+@dataclass(frozen=True)
+class BuildSlots(Pass):
+    """See the module docstring."""
+
+    needs: ClassVar[tuple[type, ...]] = (Layouts, LoweredMaps, ScalePlan, Levels)
+
+    def run(self, program: Program) -> PassResult:
+        builder = _Builder(program)
+        for node in program.graph:
+            builder.lower(node)
+        slots = builder.slots
+        remark = f"{len(slots.nodes)} ciphertext operations"
+        return PassResult(replace(program, slots=slots), True, (remark,))
+
+
+class _Builder:
+    """Lowers node by node; `values` holds the ciphertext ids of every tensor value."""
+
+    def __init__(self, program: Program) -> None:
+        self.graph = program.graph
+        self.layouts = program.facts[Layouts].layout
+        self.groups = program.facts[LoweredMaps].groups
+        self.scales = program.facts[ScalePlan]
+        self.slots = SlotGraph(self.scales.policy.prime_bits)
+        self.values: dict[str, list[int]] = {}
+        self.inputs = {n.name: k for k, n in enumerate(self.graph.inputs())}
+        self.outputs = {n.name: k for k, n in enumerate(self.graph.outputs())}
+
+    def lower(self, node: Node) -> None:
+        """Emits the operations of one tensor node."""
+        self.layer = node.name
+        match node:
+            case Input():
+                self.values[node.name] = [
+                    self.emit(
+                        "input",
+                        tensor=self.inputs[node.name],
+                        part=part,
+                        level=0,
+                        scale=float(self.scales.scale[node.name]),
+                    )
+                    for part in range(self.layouts[node.name].ciphertexts)
+                ]
+            case Output():
+                for part, value in enumerate(self.values[node.inputs[0]]):
+                    self.emit("output", value, tensor=self.outputs[node.name], part=part)
+                self.values[node.name] = self.values[node.inputs[0]]
+            case Affine():
+                self.values[node.name] = self._affine(node)
+            case Poly():
+                self.values[node.name] = self._poly(node)
+            case Mul() | Add():
+                self.values[node.name] = self._binary(node)
+            case _:
+                raise InternalError(f"no lowering for {node.op}")
+
+    # ------------------------------------------------------------------ helpers
+
+    def emit(self, op: str, *operands: int, **attributes: object) -> int:
+        return self.slots.emit(op, operands, self.layer, **attributes)
+
+    def level(self, value: int) -> int:
+        return self.slots[value].type.level
+
+    def scale(self, value: int) -> float:
+        return self.slots[value].type.scale
+
+    def at_level(self, value: int, level: int) -> int:
+        missing = level - self.level(value)
+        return self.emit("drop_level", value, levels=missing) if missing else value
+
+    def rescaled(self, value: int) -> int:
+        for _ in range(self.scales.rescales[self.layer]):
+            value = self.emit("rescale", value)
+        return value
+
+    def vector(self, values: NDArray[np.float64], layout: Layout) -> int:
+        self.slots.vectors.append(VectorConstant(values, layout))
+        return len(self.slots.vectors) - 1
+
+    def plus_vector(
+        self, values: list[int], constant: NDArray[np.float64], layout: Layout
+    ) -> list[int]:
+        if not np.any(constant):
+            return values
+        vector = self.vector(constant, layout)
+        return [
+            self.emit("add_plain", value, vector=vector, part=part)
+            for part, value in enumerate(values)
+        ]
+
+    # ------------------------------------------------------------------ linear maps
+
+    def _affine(self, node: Affine) -> list[int]:
+        layout = self.layouts[node.name]
+        weight = uniform_identity_weight(node)
+        if weight is not None:
+            values = [self._weighted(v, weight) for v in self.values[node.inputs[0]]]
+        elif (weight := uniform_sum_weight(node)) is not None:
+            values = [self._weighted(self._sum_of_all(node.inputs[0]), weight)]
+        else:
+            values = self._products(node)
+        return self.plus_vector(values, np.asarray(node.bias), layout)
+
+    def _weighted(self, value: int, weight: float) -> int:
+        if weight < 0:
+            value = self.emit("negate", value)
+        if abs(weight) != 1.0:
+            value = self.emit("relabel", value, factor=abs(weight))
+        return value
+
+    def _sum_of_all(self, name: str) -> int:
+        values = list(self.values[name])
+        total = values[0]
+        for value in values[1:]:
+            total = self.emit("add", total, value)
+        step = self.layouts[name].period // 2
+        while step:
+            total = self.emit("add", total, self.emit("rotate", total, offset=step))
+            step //= 2
+        return total
+
+    def _products(self, node: Affine) -> list[int]:
+        level = max(self.level(v) for name in node.inputs for v in self.values[name])
+        total: list[int] | None = None
+        for group in self.groups[node.name]:
+            values = self._unpacked(group.maps[0], self._accumulators(node, group, level))
+            if total is None:
+                total = values
+            else:
+                total = [self.emit("add", a, b) for a, b in zip(total, values, strict=True)]
+        if total is None:
+            raise InternalError(f"{node.name} has no maps")
+        return [self.rescaled(value) for value in total]
+
+    def _accumulators(self, node: Affine, group: MapGroup, level: int) -> list[int]:
+        """The complex sums before they are unpacked, one per accumulator."""
+        split, slots = group.split, group.split.slots
+        babies: dict[tuple[int, int, int], int] = {}
+        terms: dict[tuple[int, int], list[tuple[int, int, int, float]]] = {}
+        for k, dm in zip(group.operands, group.maps, strict=True):
+            map_id = len(self.slots.maps)
+            self.slots.maps.append(MapConstant(self.layer, dm, dm.diagonals))
+            scale = self.scales.constants[node.name][k]
+            sources = [self.at_level(v, level) for v in self.values[node.inputs[k]]]
+            for number, d in enumerate(dm.diagonals):
+                baby, giant = split.baby(d.offset), split.giant(d.offset)
+                key = (k, d.ciphertext, baby)
+                if key not in babies:
+                    source = sources[d.ciphertext]
+                    babies[key] = (
+                        self.emit("rotate", source, offset=_signed(baby, slots))
+                        if baby
+                        else source
+                    )
+                terms.setdefault((d.accumulator, giant), []).append(
+                    (babies[key], map_id, number, scale)
+                )
+        totals = []
+        for accumulator in range(group.maps[0].accumulators):
+            giants = sorted(g for a, g in terms if a == accumulator)
+            dots = []
+            for giant in giants:
+                operands, maps, numbers, scales = zip(*terms[accumulator, giant], strict=True)
+                dots.append(
+                    self.emit(
+                        "dot_plain",
+                        *operands,
+                        maps=list(maps),
+                        diagonals=list(numbers),
+                        scales=list(scales),
+                        rotation=_signed(giant, slots),
+                    )
+                )
+            offsets = [_signed(giant, slots) for giant in giants]
+            if offsets == [0]:
+                totals.append(dots[0])
+            elif dots:
+                totals.append(self.emit("rotate_sum", *dots, offsets=offsets))
+            else:
+                raise InternalError(f"{node.name}: an output ciphertext receives no product")
+        for offset in group.maps[0].sum_rotations():
+            totals = [
+                self.emit("add", t, self.emit("rotate", t, offset=_signed(offset, slots)))
+                for t in totals
+            ]
+        return totals
+
+    def _unpacked(self, dm: DiagonalMap, accumulators: list[int]) -> list[int]:
+        if dm.packing == "pair":
+            values = []
+            for z in accumulators:
+                conjugate = self.emit("conjugate", z)
+                values.append(self.emit("add", z, conjugate))
+                values.append(self.emit("mul_i", self.emit("sub", conjugate, z)))
+            return values[: dm.target.ciphertexts]
+        if dm.packing == "fold":
+            folded = []
+            for z in accumulators:
+                turned = self.emit(
+                    "rotate", z, offset=_signed(dm.modulus, dm.source.slots)
+                )
+                w = self.emit("sub", z, self.emit("mul_i", turned))
+                folded.append(self.emit("add", w, self.emit("conjugate", w)))
+            return folded
+        return accumulators
+
+    # ------------------------------------------------------------------ elementwise
+
+    def _poly(self, node: Poly) -> list[int]:
+        layout = self.layouts[node.name]
+        leading = float(node.coefficients[-1].flat[0])
+        values = []
+        linear = node.coefficients[1]
+        operands = self.values[node.inputs[0]]
+        vector = self.vector(linear, layout) if node.degree == 2 and np.any(linear) else None
+        for part, x in enumerate(operands):
+            if node.degree == 1:
+                values.append(self._weighted(x, leading))
+                continue
+            y = self._weighted(self.emit("square", x), leading)
+            if vector is not None:
+                bits = float(self.scale(y) - self.scale(x))
+                y = self.emit(
+                    "add", y, self.emit("mul_plain", x, vector=vector, part=part, scale=bits)
+                )
+            values.append(y)
+        values = self.plus_vector(values, np.asarray(node.coefficients[0]), layout)
+        return [self.rescaled(value) for value in values]
+
+    def _binary(self, node: Node) -> list[int]:
+        left, right = (self.values[name] for name in node.inputs)
+        parts = max(len(left), len(right))
+        left, right = left * (parts // len(left)), right * (parts // len(right))
+        results = []
+        for a, b in zip(left, right, strict=True):
+            level = max(self.level(a), self.level(b))
+            a, b = self.at_level(a, level), self.at_level(b, level)
+            if isinstance(node, Mul):
+                results.append(
+                    self.emit("square", a) if a == b else self.emit("mul", a, b)
+                )
+            else:
+                results.append(self.emit("add", *self._matched(a, b)))
+        return [self.rescaled(value) for value in results]
+
+    def _matched(self, a: int, b: int) -> tuple[int, int]:
+        """Both summands at one scale, by integer factors."""
+        if self.scale(a) < self.scale(b):
+            return self._matched(b, a)[::-1]
+        difference = self.scale(a) - self.scale(b)
+        if difference <= 1e-9:
+            return a, b
+        if abs(difference - round(difference)) < 1e-9:
+            return a, self.emit("scale_up", b, bits=round(difference))
+        bits = difference + MATCH_BITS
+        ones = self.vector(np.ones(()), self._everywhere())
+        lifted = self.emit("mul_plain", b, vector=ones, part=0, scale=float(bits))
+        return self.emit("scale_up", a, bits=MATCH_BITS), lifted
+
+    def _everywhere(self) -> Layout:
+        slots = next(iter(self.layouts.values())).slots
+        return Layout((1,), slots, 1, ())
+
+
+def _signed(offset: int, slots: int) -> int:
+    """The rotation offset in [-slots/2, slots/2)."""
+    return (offset + slots // 2) % slots - slots // 2

@@ -1,0 +1,190 @@
+"""Writes the slot graph and its constants as a plan (in memory; the caller saves it)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.parameters import Parameters
+from fhecompile.ir.depth import measure_depth
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.tensor import Affine, Node
+from fhecompile.plan import Plan, schema
+from fhecompile.version import __version__
+from passes.assign_layouts import Layouts
+from passes.infer_ranges import Calibration, Ranges
+from passes.schedule_operations import MemoryPrediction
+from passes.select_parameters import ScaleChoice
+from passes.share_rotations import RotationKeys
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Name and SHA-256 of the model file."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EmitPlan(Pass):
+    """See the module docstring."""
+
+    needs: ClassVar[tuple[type, ...]] = (
+        ModelIdentity,
+        Parameters,
+        Layouts,
+        Ranges,
+        Calibration,
+        ScaleChoice,
+        RotationKeys,
+        MemoryPrediction,
+    )
+    gives: ClassVar[tuple[type, ...]] = (Plan,)
+
+    def run(self, program: Program) -> PassResult:
+        plan = _Emitter(program).plan()
+        plan.validate()
+        size = sum(array.nbytes for array in plan.arrays.values())
+        return PassResult(program.having(plan), True, (f"{size / 2**20:.1f} MiB of constants",))
+
+
+class _Emitter:
+    """Collects layouts and arrays while the tables are written; equal ones are stored once."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.layouts: dict[str, tuple[int, Layout]] = {}
+
+    def plan(self) -> Plan:
+        program, graph = self.program, self.program.slot_graph()
+        facts = program.facts
+        parameters, keys = facts[Parameters], facts[RotationKeys]
+        layers = {node.name: k for k, node in enumerate(program.graph)}
+        number = {node.id: k for k, node in enumerate(graph)}
+        memory, choice, ranges = facts[MemoryPrediction], facts[ScaleChoice], facts[Ranges]
+        operations = tuple(
+            schema.OperationInfo(
+                node.op,
+                tuple(number[i] for i in node.inputs),
+                node.attributes,
+                layers[node.layer],
+            )
+            for node in graph
+        )
+        maps = tuple(
+            schema.MapInfo(
+                layer=layers[constant.layer],
+                source=self.layout(constant.diagonal_map.source),
+                target=self.layout(constant.diagonal_map.target),
+                packing=constant.diagonal_map.packing,
+                window=constant.diagonal_map.window,
+                terms=tuple(
+                    schema.TermInfo(
+                        self.array(term.values), self.array(term.out_index),
+                        self.array(term.in_index),
+                    )
+                    for term in constant.diagonal_map.linear_map.terms
+                ),
+                diagonals=self.array(
+                    np.array(
+                        [(d.accumulator, d.ciphertext, d.offset) for d in constant.diagonals],
+                        np.int32,
+                    )
+                ),
+            )
+            for constant in graph.maps
+        )
+        vectors = tuple(
+            schema.VectorInfo(self.array(np.asarray(v.values)), self.layout(v.layout))
+            for v in graph.vectors
+        )
+        inputs = tuple(self.tensor(n, n.name) for n in program.graph.inputs())
+        outputs = tuple(self.tensor(n, n.label) for n in program.graph.outputs())
+        identity = facts[ModelIdentity]
+        return Plan(
+            schema.Program(
+                format_version=schema.FORMAT_VERSION,
+                producer=f"fhecompile {__version__}",
+                model_name=identity.name,
+                model_sha256=identity.sha256,
+                calibration="synthetic" if facts[Calibration].synthetic else "given",
+                parameters=schema.ParametersInfo(
+                    ring_dimension=parameters.ring_dimension,
+                    levels=parameters.levels,
+                    prime_bits=parameters.prime_bits,
+                    first_prime_bits=parameters.first_prime_bits,
+                    digits=parameters.digits,
+                    security_bits=parameters.security_bits,
+                    insecure=parameters.insecure,
+                ),
+                inputs=inputs,
+                outputs=outputs,
+                layouts=tuple(
+                    schema.LayoutInfo(
+                        layout.shape,
+                        layout.period,
+                        tuple(
+                            schema.DigitInfo(d.axis, d.divisor, d.radix, d.place, d.stride)
+                            for d in layout.digits
+                        ),
+                    )
+                    for _, layout in self.layouts.values()
+                ),
+                keys=schema.KeysInfo(
+                    keys.offsets,
+                    keys.conjugation,
+                    any(node.op in ("mul", "square") for node in graph),
+                ),
+                maps=maps,
+                vectors=vectors,
+                layers=tuple(self.layer(node, ranges) for node in program.graph),
+                prediction=schema.PredictionInfo(
+                    error=choice.predicted_error,
+                    output_range=choice.output_range,
+                    peak_bytes=memory.peak_bytes,
+                    multiplicative_depth=measure_depth(program.graph).total,
+                ),
+                operations=operations,
+            ),
+            self.arrays,
+        )
+
+    def layer(self, node: Node, ranges: Ranges) -> schema.LayerInfo:
+        macs = (
+            sum(m.multiply_accumulates() for m in node.maps) if isinstance(node, Affine) else 0
+        )
+        return schema.LayerInfo(
+            node.name,
+            node.source,
+            node.op,
+            ranges.low.get(node.name, 0.0),
+            ranges.high.get(node.name, 0.0),
+            macs,
+        )
+
+    def tensor(self, node: Node, name: str) -> schema.TensorInfo:
+        ranges = self.program.facts[Ranges]
+        return schema.TensorInfo(
+            name,
+            node.shape,
+            self.layout(self.program.facts[Layouts].layout[node.name]),
+            ranges.low[node.name],
+            ranges.high[node.name],
+        )
+
+    def layout(self, layout: Layout) -> int:
+        return self.layouts.setdefault(str(layout), (len(self.layouts), layout))[0]
+
+    def array(self, array: NDArray[Any]) -> str:
+        array = np.ascontiguousarray(array)
+        content = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+        name = f"{array.dtype.name}.{'x'.join(map(str, array.shape)) or 'scalar'}.{content}"
+        self.arrays.setdefault(name, array)
+        return name

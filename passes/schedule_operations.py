@@ -1,0 +1,103 @@
+r"""Orders the operations for a small live set and predicts the peak of live ciphertexts.
+
+The lowering's order is topological and layer by layer. Within it, operations whose operands all
+die with them are moved up to where their last operand is made, and cheap operations that only wait
+(a `drop_level`, a plain addition) sink to their first use. The executor runs operations in this
+order as far as their operands allow, and frees a value after its last use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fhecompile.ckks.parameters import Parameters
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.slots import SlotGraph, SlotNode
+from passes.share_rotations import RotationKeys
+
+RUNTIME_BYTES = 400 << 20  # interpreter, libraries, encoded constants in flight
+
+
+@dataclass(frozen=True)
+class MemoryPrediction:
+    """Bytes of evaluation keys, of live ciphertexts at the worst moment, and of the whole run."""
+
+    key_bytes: int
+    live_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class ScheduleOperations(Pass):
+    """See the module docstring."""
+
+    needs: ClassVar[tuple[type, ...]] = (Parameters, RotationKeys)
+    gives: ClassVar[tuple[type, ...]] = (MemoryPrediction,)
+
+    def run(self, program: Program) -> PassResult:
+        graph = program.slot_graph()
+        ordered = _sunk(graph)
+        memory = _memory(ordered, program.facts[Parameters], program.facts[RotationKeys])
+        remark = (
+            f"at most {memory.live_bytes / 2**20:.0f} MiB of ciphertexts alive, "
+            f"{memory.key_bytes / 2**20:.0f} MiB of keys"
+        )
+        return PassResult(replace(program.having(memory), slots=ordered), True, (remark,))
+
+
+def _sunk(graph: SlotGraph) -> SlotGraph:
+    """Every operation whose operands live on anyway is placed just before its first use."""
+    first_use: dict[int, int] = {}
+    last_use: dict[int, int] = {}
+    for position, node in enumerate(graph):
+        for operand in node.inputs:
+            first_use.setdefault(operand, position)
+            last_use[operand] = position
+    waiting: dict[int, list[SlotNode]] = {}
+    kept: list[SlotNode] = []
+    for position, node in enumerate(graph):
+        for late in waiting.pop(position, []):
+            kept.append(late)
+        use = first_use.get(node.id)
+        lives_on = all(last_use[o] > position for o in node.inputs)
+        if node.op in ("drop_level", "conjugate") and use is not None and lives_on:
+            waiting.setdefault(use, []).append(node)
+        else:
+            kept.append(node)
+    ordered = graph.emptied()
+    ordered.nodes = {node.id: node for node in kept}
+    ordered.next_id = graph.next_id
+    return ordered
+
+
+def _memory(graph: SlotGraph, parameters: Parameters, keys: RotationKeys) -> MemoryPrediction:
+    last_use = {operand: node.id for node in graph for operand in node.inputs}
+    live = peak = 0
+    size: dict[int, int] = {}
+    for node in graph:
+        size[node.id] = _bytes(node, parameters)
+        live += size[node.id]
+        peak = max(peak, live)
+        for operand in set(node.inputs):
+            if last_use[operand] == node.id:
+                live -= size[operand]
+        if node.id not in last_use and node.op != "output":
+            live -= size[node.id]
+    relinearisation = any(node.op in ("mul", "square") for node in graph)
+    count = len(keys.offsets) + int(keys.conjugation) + int(relinearisation)
+    key_bytes = count * parameters.key_bytes
+    return MemoryPrediction(key_bytes, peak, key_bytes + peak + RUNTIME_BYTES)
+
+
+def _bytes(node: SlotNode, parameters: Parameters) -> int:
+    if node.op == "output":
+        return 0
+    towers = parameters.levels + 1 - node.type.level
+    if node.type.kind == "extended":
+        return 2 * (towers + parameters.special_primes) * parameters.ring_dimension * 8
+    if node.type.kind == "digits":
+        return parameters.digits * (towers + parameters.special_primes) * (
+            parameters.ring_dimension * 8
+        )
+    return parameters.ciphertext_bytes(node.type.level)

@@ -1,0 +1,177 @@
+r"""Chooses ring dimension, primes, digits and the scale policy for a leveled evaluation.
+
+Precision: one noisy evaluation of the tensor graph with the constants' rounding alone and one with
+the ciphertexts' noise alone give two error figures, A at constant scale 2^a0 and B at activation
+scale 2^s0. Errors are small, so that they scale linearly and add up as independent:
+
+    error(s, a)^2 = (A 2^(a0 - a))^2 + (B 2^(s0 - s))^2.
+
+For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Rescaling primes
+have `prime_bits` = 59 bits (whole machine words). Of all totals whose predicted error meets
+`precision_bits` the one with the fewest primes wins, and of those the most precise. A and B are
+evaluated once: the first grows with sqrt(N), the second with N.
+
+Of the secure ring dimensions the one with the least key-switching work is taken,
+
+    work(N) = sum over values ceil(size / (N / 2)) * N log N * (digits + 1) * (primes of Q and P),
+
+so that a network that fills many slots gets a bigger ring with fewer digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fhecompile.ckks.parameters import (
+    FIRST_PRIME_BITS,
+    MAX_LOG_QP,
+    Parameters,
+    cheapest_digits,
+)
+from fhecompile.errors import FheCompileError, InternalError
+from fhecompile.ir.depth import measure_depth
+from fhecompile.ir.noise_model import predict_error
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.scales import ScalePolicy, plan_scales
+from passes.infer_ranges import Calibration, Ranges
+
+# The largest of a few hundred normally distributed errors is about four standard deviations.
+PEAK_TO_RMS = 4.0
+MIN_SCALE_BITS = 15
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """A and B of the module docstring at the reference scales, and the outputs' magnitude."""
+
+    constants: float
+    noise: float
+    output_range: float
+
+    REFERENCE: ClassVar[tuple[int, float, float]] = (1 << 16, 35.0, 24.0)
+
+    def at(self, n: int) -> tuple[float, float]:
+        """(A 2^a0, B 2^s0) for ring dimension n."""
+        n0, s0, a0 = self.REFERENCE
+        growth = n / n0
+        return self.constants * math.sqrt(growth) * 2.0**a0, self.noise * growth * 2.0**s0
+
+    def error(self, n: int, s: float, a: float) -> float:
+        """Predicted rms error of the outputs."""
+        constants, noise = self.at(n)
+        return math.hypot(constants * 2.0**-a, noise * 2.0**-s)
+
+    def best_split(self, n: int, total: int) -> tuple[int, int]:
+        """s and a of the smallest error for s + a = total."""
+        constants, noise = (max(x, 1e-30) for x in self.at(n))
+        s = round((total + math.log2(noise / constants)) / 2)
+        s = min(max(s, MIN_SCALE_BITS), total - MIN_SCALE_BITS)
+        return s, total - s
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleChoice:
+    """The scale policy and what it is predicted to cost in precision (rms, absolute)."""
+
+    policy: ScalePolicy
+    predicted_error: float
+    output_range: float
+
+
+@dataclass(frozen=True)
+class SelectParameters(Pass):
+    """See the module docstring; zero for `activation_bits` and `constant_bits` means chosen."""
+
+    prime_bits: int = 59
+    activation_bits: float = 0.0
+    constant_bits: float = 0.0
+    digits: int = 0
+
+    needs: ClassVar[tuple[type, ...]] = (Ranges, Calibration)
+    gives: ClassVar[tuple[type, ...]] = (Parameters, ScaleChoice)
+
+    def run(self, program: Program) -> PassResult:
+        options = program.options
+        tried: list[str] = []
+        wanted = options.ring_dimension
+        inputs = {k: v[:2] for k, v in program.facts[Calibration].inputs.items()}
+        measured = _Errors(*predict_error(program.graph, inputs, *_Errors.REFERENCE))
+        rings = [wanted] if wanted else sorted(MAX_LOG_QP[options.security_bits])
+        best: tuple[float, Parameters, ScaleChoice] | None = None
+        for n in rings:
+            choice, levels = self._scales(program, n, measured)
+            parameters = self._parameters(program, n, levels)
+            if parameters is None:
+                tried.append(f"2^{n.bit_length() - 1} ({levels} primes)")
+                continue
+            work = _work(program, parameters)
+            if best is None or work < best[0]:
+                best = (work, parameters, choice)
+        if best is not None:
+            _, parameters, choice = best
+            remark = (
+                f"N = 2^{parameters.ring_dimension.bit_length() - 1}, {parameters.levels} primes "
+                f"of {self.prime_bits} bits, {parameters.digits} digits, log QP "
+                f"{parameters.log_qp}; activations 2^{choice.policy.activation_bits:g}, "
+                f"constants 2^{choice.policy.constant_bits:g}, "
+                f"predicted error {choice.predicted_error:.2g}"
+            )
+            return PassResult(program.having(parameters, choice), True, (remark,))
+        depth = measure_depth(program.graph)
+        raise FheCompileError(
+            "too-deep",
+            f"no ring dimension is secure at {options.security_bits} bits for multiplicative depth "
+            f"{depth.total}; tried {', '.join(tried)}",
+            node=depth.path[-1] if depth.path else "",
+            hint="lower --precision-bits, or make the network shallower",
+        )
+
+    def _parameters(self, program: Program, n: int, levels: int) -> Parameters | None:
+        options = program.options
+        found = cheapest_digits(n, levels, self.prime_bits, options.security_bits)
+        if found is not None and self.digits:
+            found = replace(found, digits=self.digits)
+            found = found if found.is_secure() else None
+        if found is None and options.insecure_toy:
+            digits = self.digits or 1
+            return Parameters(
+                n, levels, self.prime_bits, FIRST_PRIME_BITS, digits, options.security_bits, True
+            )
+        return found
+
+    def _scales(self, program: Program, n: int, measured: _Errors) -> tuple[ScaleChoice, int]:
+        """The policy with the fewest primes that is precise enough, and that number of primes."""
+        largest = program.facts[Ranges].largest
+        allowed = measured.output_range * 2.0**-program.options.precision_bits
+        fixed = bool(self.activation_bits and self.constant_bits)
+        highest = 2 * self.prime_bits
+        best: tuple[int, float, ScalePolicy] | None = None
+        for total in range(2 * MIN_SCALE_BITS, highest + 1):
+            s, a = measured.best_split(n, total)
+            if fixed:
+                s, a = self.activation_bits, self.constant_bits
+            error = measured.error(n, s, a)
+            if PEAK_TO_RMS * error > allowed and not fixed and total < highest:
+                continue
+            fewest = self.prime_bits * len(program.graph.nodes)
+            for bump in range(0, self.prime_bits, 3):
+                policy = ScalePolicy(s, a, self.prime_bits, float(bump))
+                levels = plan_scales(program.graph, policy).levels(largest, FIRST_PRIME_BITS)
+                fewest = min(fewest, levels)
+                if best is None or (levels, error) < best[:2]:
+                    best = (levels, error, policy)
+            if fixed or (best is not None and fewest > best[0]):
+                break
+        if best is None:
+            raise InternalError("no scale policy was tried")
+        return ScaleChoice(best[2], best[1], measured.output_range), best[0]
+
+
+def _work(program: Program, parameters: Parameters) -> float:
+    """The module docstring's work(N)."""
+    n = parameters.ring_dimension
+    ciphertexts = sum(math.ceil(node.size / (n // 2)) for node in program.graph)
+    primes = parameters.levels + 1 + parameters.special_primes
+    return ciphertexts * n * math.log2(n) * (parameters.digits + 1) * primes

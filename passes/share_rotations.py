@@ -1,0 +1,113 @@
+r"""Rotates cheaply: equal rotations once, several of one value hoisted, giant steps summed in QP.
+
+- Two rotations of one value by one offset are the same value.
+- Two or more rotations of one value share its digit decomposition (`hoist`); each then costs the
+  inner product with its key and one division by P.
+- A `rotate_sum` keeps every rotated term in the extended basis QP and divides by P once at the end
+  (Bossuat, Mouchet, Troncoso-Pastoriza, Hubaux 2021, "double hoisting").
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from fhecompile.ckks.parameters import Parameters
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.slots import SlotGraph, SlotNode
+
+
+@dataclass(frozen=True)
+class RotationKeys:
+    """Rotation offsets that need a key, in [1, slots), and whether conjugation needs one."""
+
+    offsets: tuple[int, ...]
+    conjugation: bool
+
+
+@dataclass(frozen=True)
+class ShareRotations(Pass):
+    """See the module docstring."""
+
+    needs: ClassVar[tuple[type, ...]] = (Parameters,)
+    gives: ClassVar[tuple[type, ...]] = (RotationKeys,)
+
+    def run(self, program: Program) -> PassResult:
+        rewriter = _Rewriter(program.slot_graph())
+        graph = rewriter.run()
+        slots = program.facts[Parameters].slots
+        offsets = {
+            node.attributes["offset"] % slots for node in graph if "offset" in node.attributes
+        }
+        keys = RotationKeys(
+            tuple(sorted(offsets - {0})), any(node.op == "conjugate" for node in graph)
+        )
+        remark = f"{len(keys.offsets)} rotation keys, {rewriter.hoisted} hoisted groups"
+        return PassResult(replace(program.having(keys), slots=graph), True, (remark,))
+
+
+@dataclass
+class _Rewriter:
+    before: SlotGraph
+    hoisted: int = 0
+    renamed: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> SlotGraph:
+        self.after = self.before.emptied()
+        self.rotated: dict[tuple[int, int], int] = {}
+        self.digits: dict[int, int] = {}
+        distinct = {
+            (node.inputs[0], node.attributes["offset"])
+            for node in self.before
+            if node.op == "rotate"
+        }
+        self.rotations = Counter(value for value, _ in distinct)
+        for node in self.before:
+            inputs = tuple(self.renamed[i] for i in node.inputs)
+            if node.op == "rotate":
+                made = self._rotate(node, inputs[0])
+            elif node.op == "rotate_sum":
+                made = self._rotate_sum(node, inputs)
+            else:
+                made = self.after.emit(node.op, inputs, node.layer, **node.attributes)
+            self.renamed[node.id] = made
+        return self.after
+
+    def _rotate(self, node: SlotNode, value: int) -> int:
+        offset = node.attributes["offset"]
+        if (value, offset) in self.rotated:
+            return self.rotated[value, offset]
+        if self.rotations[node.inputs[0]] < 2:
+            made = self.after.emit("rotate", (value,), node.layer, offset=offset)
+        else:
+            if value not in self.digits:
+                self.digits[value] = self.after.emit("hoist", (value,), node.layer)
+                self.hoisted += 1
+            made = self.after.emit(
+                "rotate_hoisted", (value, self.digits[value]), node.layer, offset=offset
+            )
+        self.rotated[value, offset] = made
+        return made
+
+    def _rotate_sum(self, node: SlotNode, values: tuple[int, ...]) -> int:
+        still: int | None = None
+        extended: int | None = None
+        for value, offset in zip(values, node.attributes["offsets"], strict=True):
+            if offset == 0:
+                still = value if still is None else self._emit(node, "add", still, value)
+                continue
+            turned = self._emit(node, "rotate_extended", value, offset=offset)
+            extended = (
+                turned
+                if extended is None
+                else self._emit(node, "add_extended", extended, turned)
+            )
+        if extended is None:
+            assert still is not None
+            return still
+        total = self._emit(node, "key_switch_down", extended)
+        return total if still is None else self._emit(node, "add", still, total)
+
+    def _emit(self, node: SlotNode, op: str, *inputs: int, **attributes: int) -> int:
+        return self.after.emit(op, inputs, node.layer, **attributes)
