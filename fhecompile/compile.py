@@ -1,0 +1,101 @@
+"""The whole road from a model to a plan.
+
+    ONNX file --frontend--> tensor graph --passes--> slot graph --emit_plan--> plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fhecompile.options import CompileOptions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fhecompile.ir.program import PassRecord, Program
+    from fhecompile.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Compilation:
+    """A plan and how it came about: every pass with its time and remarks, the final program."""
+
+    plan: Plan
+    records: list[PassRecord]
+    program: Program
+
+
+def compile(
+    model: str | Path,
+    *,
+    calibration: Mapping[str, NDArray[Any]] | NDArray[Any] | str | Path | None = None,
+    options: CompileOptions | None = None,
+    **changes: Any,
+) -> Plan:
+    """Compiles a trained network to a plan.
+
+    Args:
+        model: path of an ONNX file (opset 13 to 21, static shapes).
+        calibration: inputs like those the network will see: an array (samples, *input shape), a
+            mapping from input name to array, or the path of an .npz or .npy file. They set the
+            ranges of all values; without them uniform noise in [-1, 1] is used.
+        options: see `fhecompile.options.CompileOptions`; `changes` override single fields, e.g.
+            `precision_bits=16`.
+
+    Returns:
+        The plan; `plan.save("model.fheplan")` writes it, `runtime.run(plan, x)` executes it.
+
+    Raises:
+        FheCompileError: the model cannot be compiled; the message says why and what to do.
+    """
+    return compile_model(model, calibration, _options(options, changes)).plan
+
+
+def compile_model(
+    model: str | Path,
+    calibration: Mapping[str, NDArray[Any]] | NDArray[Any] | str | Path | None,
+    options: CompileOptions,
+) -> Compilation:
+    """`compile` with the passes' records and the final program."""
+    from fhecompile.frontend import import_model
+    from fhecompile.frontend.calibration import load_calibration, synthetic_calibration
+    from fhecompile.ir.program import Facts, PassManager, Program
+    from fhecompile.pipeline import build_pipeline
+    from fhecompile.plan import Plan
+    from passes.emit_plan import ModelIdentity
+    from passes.infer_ranges import Calibration
+
+    passes = PassManager(build_pipeline(options.passes))
+    imported = import_model(model, options.input_shapes)
+    samples = (
+        synthetic_calibration(imported.graph)
+        if calibration is None
+        else load_calibration(calibration, imported.graph)
+    )
+    facts = Facts(
+        [
+            ModelIdentity(imported.name, imported.sha256),
+            Calibration(samples, synthetic=calibration is None),
+        ]
+    )
+    program = passes.run(Program(imported.graph, options, facts))
+    return Compilation(program.facts[Plan], passes.records, program)
+
+
+def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> CompileOptions:
+    from dataclasses import fields, replace
+
+    from fhecompile.errors import FheCompileError
+
+    known = [f.name for f in fields(CompileOptions)]
+    for name in changes:
+        if name not in known:
+            raise FheCompileError(
+                "unknown-option",
+                f"compile has no option {name}",
+                hint=f"the options are: {', '.join(known)}",
+            )
+    return replace(options or CompileOptions(), **changes)

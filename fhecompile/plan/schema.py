@@ -1,0 +1,142 @@
+"""Typed schema of a plan's program, strict in both directions (unknown fields are refused).
+
+Numbers that can be derived (types of operations, shapes of slot vectors) are not stored. Bulk data
+(weights, index runs) is in named arrays next to the program; the program refers to them by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all records."""
+
+
+class ParametersInfo(Struct):
+    """CKKS parameters; see `fhecompile.ckks.parameters.Parameters`."""
+
+    ring_dimension: int
+    levels: int
+    prime_bits: int
+    first_prime_bits: int
+    digits: int
+    security_bits: int
+    insecure: bool
+
+
+class DigitInfo(Struct, array_like=True):
+    """See `fhecompile.ckks.layout.Digit`."""
+
+    axis: int
+    divisor: int
+    radix: int
+    place: Literal["slot", "ciphertext", "complex"]
+    stride: int
+
+
+class LayoutInfo(Struct):
+    """See `fhecompile.ckks.layout.Layout`; the number of slots is the program's."""
+
+    shape: tuple[int, ...]
+    period: int
+    digits: tuple[DigitInfo, ...]
+
+
+class TensorInfo(Struct):
+    """An input or output of the network. `low` and `high` are its calibrated range."""
+
+    name: str
+    shape: tuple[int, ...]
+    layout: int
+    low: float
+    high: float
+
+
+class TermInfo(Struct, array_like=True):
+    """Names of the three arrays of a `LinearTerm`."""
+
+    values: str
+    out_index: str
+    in_index: str
+
+
+class MapInfo(Struct):
+    """A linear map between two layouts; `diagonals` names an int32 array (n, 3) of
+    (accumulator, ciphertext, offset)."""
+
+    layer: int
+    source: int
+    target: int
+    packing: Literal["real", "direct", "pair", "fold"]
+    window: int
+    terms: tuple[TermInfo, ...]
+    diagonals: str
+
+
+class VectorInfo(Struct):
+    """An elementwise constant: an array that broadcasts over the layout's shape."""
+
+    values: str
+    layout: int
+
+
+class OperationInfo(Struct, array_like=True):
+    """One operation; its id is its position. See `fhecompile.ckks.operations`."""
+
+    op: str
+    inputs: tuple[int, ...]
+    attributes: dict[str, Any]
+    layer: int
+
+
+class LayerInfo(Struct):
+    """A layer for reports: its name, the ONNX nodes it comes from, and its calibrated range."""
+
+    name: str
+    source: str
+    op: str
+    low: float
+    high: float
+    multiply_accumulates: int
+
+
+class KeysInfo(Struct):
+    """What key generation must make."""
+
+    rotations: tuple[int, ...]
+    conjugation: bool
+    relinearisation: bool
+
+
+class PredictionInfo(Struct):
+    """What the compiler expects a run to cost."""
+
+    error: float
+    output_range: float
+    peak_bytes: int
+    multiplicative_depth: int
+
+
+class Program(Struct):
+    """Everything but bulk data."""
+
+    format_version: int
+    producer: str
+    model_name: str
+    model_sha256: str
+    calibration: Literal["given", "synthetic"]
+    parameters: ParametersInfo
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    layouts: tuple[LayoutInfo, ...]
+    keys: KeysInfo
+    maps: tuple[MapInfo, ...]
+    vectors: tuple[VectorInfo, ...]
+    layers: tuple[LayerInfo, ...]
+    prediction: PredictionInfo
+    operations: tuple[OperationInfo, ...]
