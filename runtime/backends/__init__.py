@@ -1,0 +1,1 @@
+"""Backends: the meaning of each operation of `fhecompile.ckks.operations` on concrete values."""

@@ -1,0 +1,112 @@
+"""What a backend is: one method per operation of the table.
+
+The executor calls `backend.execute(node, operands)`, which dispatches to the method named like the
+operation. Values are opaque to the executor. All methods may run on several threads at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fhecompile.ckks.operations import OPERATIONS, ValueType
+from fhecompile.errors import InternalError
+from fhecompile.plan import Plan
+from runtime.constants import ConstantStore
+
+
+@dataclass(frozen=True)
+class OperationNode:
+    """One operation of a plan with its type and its operands' types."""
+
+    number: int
+    op: str
+    inputs: tuple[int, ...]
+    attributes: dict[str, Any]
+    layer: int
+    type: ValueType
+    operand_types: tuple[ValueType, ...]
+
+
+def operation_nodes(plan: Plan) -> list[OperationNode]:
+    """All operations of a plan, typed."""
+    types = plan.types
+    return [
+        OperationNode(
+            number,
+            info.op,
+            info.inputs,
+            info.attributes,
+            info.layer,
+            types[number],
+            tuple(types[i] for i in info.inputs),
+        )
+        for number, info in enumerate(plan.program.operations)
+    ]
+
+
+class Backend(ABC):
+    """Base class; a backend implements one method per operation but `input` and `output`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, plan: Plan, constants: ConstantStore) -> None:
+        self.plan = plan
+        self.constants = constants
+        self._methods: dict[str, Callable[[OperationNode, Sequence[Any]], Any]] = {}
+        for op in OPERATIONS:
+            if op not in ("input", "output"):
+                self._methods[op] = getattr(self, op)
+
+    def execute(self, node: OperationNode, operands: Sequence[Any]) -> Any:
+        """The value of one operation."""
+        method = self._methods.get(node.op)
+        if method is None:
+            raise InternalError(f"backend {self.name} has no operation {node.op}")
+        return method(node, operands)
+
+    # One signature for all: (node, operands) -> value.
+    @abstractmethod
+    def rotate(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def conjugate(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def hoist(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def rotate_hoisted(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def rotate_sum(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def rotate_extended(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def add_extended(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def key_switch_down(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def dot_plain(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def mul_plain(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def add_plain(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def add(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def sub(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def negate(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def mul(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def square(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def mul_i(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def rescale(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def drop_level(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def relabel(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...
+    @abstractmethod
+    def scale_up(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...

@@ -1,0 +1,105 @@
+"""The clear backend: slot vectors in numpy, exact up to float64.
+
+A value is an array (samples, slots), complex; levels and scales have no effect. It runs the same
+operations in the same layouts as an encrypted run, so it checks everything but noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.base import Backend, OperationNode
+
+SlotArray = NDArray[np.complex128]
+Operands = Sequence[SlotArray]
+
+
+class ClearBackend(Backend):
+    """See the module docstring."""
+
+    name: ClassVar[str] = "clear"
+
+    def rotate(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return np.roll(operands[0], -node.attributes["offset"], axis=-1)
+
+    def conjugate(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0].conj()
+
+    def hoist(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0]
+
+    def rotate_hoisted(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self.rotate(node, operands)
+
+    def rotate_sum(self, node: OperationNode, operands: Operands) -> SlotArray:
+        turned = [
+            np.roll(x, -offset, axis=-1)
+            for x, offset in zip(operands, node.attributes["offsets"], strict=True)
+        ]
+        return np.sum(turned, axis=0)
+
+    def rotate_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self.rotate(node, operands)
+
+    def add_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] + operands[1]
+
+    def key_switch_down(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0]
+
+    def dot_plain(self, node: OperationNode, operands: Operands) -> SlotArray:
+        a = node.attributes
+        total = np.zeros_like(operands[0])
+        for x, number, diagonal, scale in zip(
+            operands, a["maps"], a["diagonals"], a["scales"], strict=True
+        ):
+            vector = self.constants.diagonal(number, diagonal)
+            total += x * self.encoded(np.roll(vector, a["rotation"]), scale)
+        return total
+
+    def mul_plain(self, node: OperationNode, operands: Operands) -> SlotArray:
+        a = node.attributes
+        return operands[0] * self.encoded(self.plan.vector(a["vector"], a["part"]), a["scale"])
+
+    def add_plain(self, node: OperationNode, operands: Operands) -> SlotArray:
+        a = node.attributes
+        vector = self.plan.vector(a["vector"], a["part"])
+        return operands[0] + self.encoded(vector, node.type.scale)
+
+    def add(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] + operands[1]
+
+    def sub(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] - operands[1]
+
+    def negate(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return -operands[0]
+
+    def mul(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] * operands[1]
+
+    def square(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] * operands[0]
+
+    def mul_i(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] * 1j
+
+    def rescale(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0]
+
+    def drop_level(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0]
+
+    def relabel(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0] * node.attributes["factor"]
+
+    def scale_up(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return operands[0]
+
+    def encoded(self, vector: SlotArray | NDArray[np.float64], scale: float) -> SlotArray:
+        """What a plaintext of the vector at the given scale holds."""
+        return np.asarray(vector, np.complex128)

@@ -1,0 +1,99 @@
+"""The simulating backend: the clear one plus CKKS noise, and a check of every modulus.
+
+Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided by the scale of the
+value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
+switching add theirs. A value that leaves its modulus is an error, as its encrypted result would be
+random.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.ckks import noise
+from fhecompile.errors import FheCompileError
+from fhecompile.plan import Plan
+from runtime.backends.base import OperationNode
+from runtime.backends.clear import ClearBackend, SlotArray
+from runtime.constants import ConstantStore
+
+Operands = Sequence[SlotArray]
+
+
+class SimulateBackend(ClearBackend):
+    """See the module docstring; `seed` makes a run repeatable on one thread."""
+
+    name: ClassVar[str] = "simulate"
+
+    def __init__(self, plan: Plan, constants: ConstantStore, seed: int = 0) -> None:
+        super().__init__(plan, constants)
+        n, digits = plan.parameters.ring_dimension, plan.parameters.digits
+        self._encode = noise.encode_error(n)
+        self._rescale = noise.rescale_error(n)
+        self._key_switch = noise.key_switch_error(n, digits)
+        self._encrypt = noise.encrypt_error(n)
+        self._seed = seed
+        self._local = threading.local()
+
+    def encrypt(self, values: SlotArray, scale: float) -> SlotArray:
+        """A fresh encryption of slot vectors."""
+        return self._noisy(values, self._encrypt, scale)
+
+    def rotate(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._switched(super().rotate(node, operands), node)
+
+    def conjugate(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._switched(super().conjugate(node, operands), node)
+
+    def rotate_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return ClearBackend.rotate(self, node, operands)
+
+    def key_switch_down(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._switched(operands[0], node)
+
+    def mul(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._switched(self._fits(super().mul(node, operands), node), node)
+
+    def square(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._switched(self._fits(super().square(node, operands), node), node)
+
+    def dot_plain(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._fits(super().dot_plain(node, operands), node)
+
+    def rescale(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self._fits(self._noisy(operands[0], self._rescale, node.type.scale), node)
+
+    def encoded(self, vector: SlotArray | NDArray[np.float64], scale: float) -> SlotArray:
+        return self._noisy(np.asarray(vector, np.complex128), self._encode, scale)
+
+    def _switched(self, values: SlotArray, node: OperationNode) -> SlotArray:
+        return self._noisy(values, self._key_switch, node.type.scale)
+
+    def _noisy(self, values: SlotArray, spread: float, scale: float) -> SlotArray:
+        drawn = self._random().standard_normal((*values.shape, 2), np.float32)
+        return values + (spread * 2.0**-scale) * drawn.view(np.complex64)[..., 0]
+
+    def _random(self) -> np.random.Generator:
+        generator: np.random.Generator | None = getattr(self._local, "generator", None)
+        if generator is None:
+            generator = self._local.generator = np.random.default_rng(self._seed)
+        return generator
+
+    def _fits(self, values: SlotArray, node: OperationNode) -> SlotArray:
+        p = self.plan.parameters
+        modulus = p.first_prime_bits + (p.levels - node.type.level) * p.prime_bits
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest * 2.0 ** (node.type.scale - modulus + 1) < 1.0:
+            layer = self.plan.program.layers[node.layer]
+            raise FheCompileError(
+                "value-overflow",
+                f"a value of {largest:.3g} leaves its modulus; an encrypted run would be wrong",
+                node=layer.source or layer.name,
+                hint="calibrate with data that covers this input and compile again",
+            )
+        return values

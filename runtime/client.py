@@ -1,0 +1,81 @@
+"""The client: makes keys, encrypts inputs, decrypts outputs. The only holder of the secret key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.plan import Plan
+from runtime.backends.openfhe import SecretContext, ServerContext, generate_keys
+
+FloatArray = NDArray[np.float64]
+PartKey = tuple[int, int]  # (tensor number, ciphertext number)
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """Keys of one client for one plan; see `Client.create`."""
+
+    plan: Plan
+    secret: SecretContext
+
+    @staticmethod
+    def create(plan: Plan, threads: int = 1) -> tuple[Client, ServerContext]:
+        """A client with fresh keys, and what it hands to the server: evaluation keys only."""
+        secret, server = generate_keys(plan.parameters, plan.program.keys, threads)
+        return Client(plan, secret), server
+
+    def encrypt(self, inputs: Mapping[int, FloatArray]) -> dict[PartKey, Any]:
+        """Ciphertexts by (tensor, part) of one sample; inputs by tensor number, of its shape."""
+        scales = input_scales(self.plan)
+        encrypted = {}
+        for number, value in inputs.items():
+            packed = self.plan.layouts[self.plan.program.inputs[number].layout].pack(value)
+            for part, vector in enumerate(packed):
+                encrypted[number, part] = self.secret.encrypt(vector, scales[number, part])
+        return encrypted
+
+    def decrypt(self, outputs: Mapping[PartKey, Any]) -> list[FloatArray]:
+        """The output tensors, in the plan's order, from ciphertexts by (tensor, part)."""
+        scales = output_scales(self.plan)
+        slots = {
+            key: self.secret.decrypt(ciphertext, scales[key])
+            for key, ciphertext in outputs.items()
+        }
+        return assemble_outputs(self.plan, slots)
+
+
+def input_scales(plan: Plan) -> dict[PartKey, float]:
+    """Scale (log2) every input ciphertext is to be encrypted at, by (tensor, part)."""
+    return {
+        (info.attributes["tensor"], info.attributes["part"]): info.attributes["scale"]
+        for info in plan.program.operations
+        if info.op == "input"
+    }
+
+
+def output_scales(plan: Plan) -> dict[PartKey, float]:
+    """Scale (log2) of every output ciphertext, by (tensor, part)."""
+    return {
+        (info.attributes["tensor"], info.attributes["part"]): plan.types[number].scale
+        for number, info in enumerate(plan.program.operations)
+        if info.op == "output"
+    }
+
+
+def assemble_outputs(
+    plan: Plan, slots: Mapping[PartKey, NDArray[np.complex128]]
+) -> list[FloatArray]:
+    """Output tensors from slot vectors (..., slots) by (tensor, part)."""
+    tensors = []
+    for number, info in enumerate(plan.program.outputs):
+        layout = plan.layouts[info.layout]
+        parts = [slots[number, part] for part in range(layout.ciphertexts)]
+        values = layout.unpack(np.stack(parts, axis=-2))
+        lead = values.shape[: values.ndim - len(layout.shape)]
+        tensors.append(values.reshape(*lead, *info.shape))
+    return tensors

@@ -1,0 +1,233 @@
+"""Running a plan: `run` for one call, `InferenceSession` for many.
+
+    clear      the plan's operations on exact slot vectors (numpy)
+    simulate   the same with CKKS noise
+    encrypt    OpenFHE: this process plays client and server
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.errors import FheCompileError
+from fhecompile.plan import Plan
+from runtime.client import assemble_outputs, input_scales
+from runtime.constants import ConstantStore
+from runtime.executor import Execution, Executor, Progress
+from runtime.inputs import check_inputs
+from runtime.machine import check_memory, usable_cores
+
+Mode = Literal["clear", "simulate", "encrypt"]
+MODES: tuple[Mode, ...] = ("clear", "simulate", "encrypt")
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """Name, shape and type of an input or output, as ONNX Runtime shows them."""
+
+    name: str
+    shape: list[int]
+    type: str = "tensor(float)"
+
+
+@dataclass
+class Timings:
+    """Seconds per phase, of the last call (keygen: of the session)."""
+
+    keygen: float = 0.0
+    encrypt: float = 0.0
+    evaluate: float = 0.0
+    decrypt: float = 0.0
+    executions: list[Execution] = field(default_factory=list)
+
+
+class InferenceSession:
+    """Executes a plan; modelled on `onnxruntime.InferenceSession`.
+
+    Args:
+        plan: a plan or the path of one.
+        mode: "clear", "simulate" or "encrypt".
+        threads: threads to evaluate on; default all cores this process may use.
+        strict_range: refuse inputs far outside the calibrated range instead of warning.
+        progress: called with the share of the evaluation that is done.
+
+    Raises:
+        FheCompileError: the plan does not load, OpenFHE is missing, or memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | str | Path,
+        mode: Mode = "encrypt",
+        *,
+        threads: int | None = None,
+        strict_range: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise FheCompileError(
+                "unknown-mode", f"there is no mode {mode}", hint=f"modes are: {', '.join(MODES)}"
+            )
+        self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+        self.mode = mode
+        self.threads = threads or usable_cores()
+        self.strict_range = strict_range
+        self.progress = progress
+        self.timings = Timings()
+        if mode == "encrypt":
+            self._open_encrypted()
+        else:
+            self._open_numpy()
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs, in order."""
+        return [NodeArg(t.name, list(t.shape)) for t in self.plan.program.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The outputs, in order."""
+        return [NodeArg(t.name, list(t.shape)) for t in self.plan.program.outputs]
+
+    def run(
+        self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]
+    ) -> list[NDArray[np.float32]]:
+        """The named outputs (None: all), as float32 arrays of their shapes.
+
+        Several samples along one more leading axis of every input give one more leading axis of
+        every output (or fill a leading axis of length 1).
+        """
+        known = [t.name for t in self.plan.program.outputs]
+        for name in output_names or []:
+            if name not in known:
+                raise FheCompileError(
+                    "output-name",
+                    f"there is no output {name}",
+                    hint=f"the outputs are: {', '.join(known)}",
+                )
+        tensors = check_inputs(self.plan, feeds, self.strict_range)
+        self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
+        self.timings.executions = []
+        if self.mode == "encrypt":
+            samples = [self._run_encrypted([t[k] for t in tensors]) for k in range(len(tensors[0]))]
+            outputs = [np.stack(column) for column in zip(*samples, strict=True)]
+        else:
+            outputs = self._run_numpy(tensors)
+        single = all(
+            np.shape(feeds[t.name]) == t.shape for t in self.plan.program.inputs
+        )
+        shaped = []
+        for info, value in zip(self.plan.program.outputs, outputs, strict=True):
+            if single:
+                value = value[0]
+            elif info.shape[:1] == (1,):
+                value = value[:, 0]
+            if output_names is None or info.name in output_names:
+                shaped.append(value.astype(np.float32))
+        return shaped
+
+    def close(self) -> None:
+        """Frees keys and constants."""
+        if self.mode == "encrypt":
+            self._server.close()
+        else:
+            self._constants.close()
+
+    def __enter__(self) -> InferenceSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_numpy(self) -> None:
+        from runtime.backends.clear import ClearBackend
+        from runtime.backends.simulate import SimulateBackend
+
+        kind = SimulateBackend if self.mode == "simulate" else ClearBackend
+        self._constants = ConstantStore(self.plan)
+        self._backend = kind(self.plan, self._constants)
+        self._executor = Executor(self.plan, self._backend, self.threads)
+
+    def _run_numpy(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        from runtime.backends.simulate import SimulateBackend
+
+        started = time.perf_counter()
+        scales = input_scales(self.plan)
+        slots: dict[tuple[int, int], Any] = {}
+        for number, (info, value) in enumerate(
+            zip(self.plan.program.inputs, tensors, strict=True)
+        ):
+            packed = self.plan.layouts[info.layout].pack(value).astype(np.complex128)
+            for part in range(packed.shape[-2]):
+                vector = packed[..., part, :]
+                if isinstance(self._backend, SimulateBackend):
+                    vector = self._backend.encrypt(vector, scales[number, part])
+                slots[number, part] = vector
+        self.timings.encrypt = time.perf_counter() - started
+        outputs, execution = self._executor.run(slots, self.progress)
+        self.timings.evaluate = execution.seconds
+        self.timings.executions.append(execution)
+        return assemble_outputs(self.plan, outputs)
+
+    def _open_encrypted(self) -> None:
+        from runtime.backends.openfhe import load_openfhe
+        from runtime.client import Client
+        from runtime.server import Server
+
+        load_openfhe()
+        check_memory(self.plan)
+        started = time.perf_counter()
+        self._client, context = Client.create(self.plan, self.threads)
+        self._server = Server(self.plan, context, self.threads)
+        self.timings.keygen = time.perf_counter() - started
+
+    def _run_encrypted(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        t0 = time.perf_counter()
+        ciphertexts = self._client.encrypt(dict(enumerate(tensors)))
+        t1 = time.perf_counter()
+        outputs, execution = self._server.evaluate(ciphertexts, self.progress)
+        t2 = time.perf_counter()
+        decrypted = self._client.decrypt(outputs)
+        t3 = time.perf_counter()
+        self.timings.encrypt += t1 - t0
+        self.timings.evaluate += t2 - t1
+        self.timings.decrypt += t3 - t2
+        self.timings.executions.append(execution)
+        return decrypted
+
+
+def run(
+    plan: Plan | str | Path,
+    inputs: Mapping[str, Any] | NDArray[Any],
+    mode: Mode = "encrypt",
+    *,
+    threads: int | None = None,
+    strict_range: bool = False,
+) -> dict[str, NDArray[np.float32]]:
+    """Executes a plan once and returns the outputs by name.
+
+    Args:
+        plan: a plan or the path of one.
+        inputs: arrays by input name, or one array when there is one input.
+        mode: "encrypt" makes keys, encrypts, evaluates and decrypts, all in this process;
+            "simulate" and "clear" run the same operations on numpy arrays.
+        threads: threads to evaluate on.
+        strict_range: refuse inputs far outside the calibrated range.
+    """
+    with InferenceSession(plan, mode, threads=threads, strict_range=strict_range) as session:
+        names = [t.name for t in session.get_inputs()]
+        if not isinstance(inputs, Mapping):
+            if len(names) != 1:
+                raise FheCompileError(
+                    "input-name",
+                    "one array is given for several inputs",
+                    hint=f"give a mapping with: {', '.join(names)}",
+                )
+            inputs = {names[0]: inputs}
+        values = session.run(None, inputs)
+        return {t.name: v for t, v in zip(session.get_outputs(), values, strict=True)}
