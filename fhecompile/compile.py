@@ -1,6 +1,6 @@
 """The whole road from a model to a plan.
 
-    ONNX file --frontend--> tensor graph --passes--> slot graph --emit_plan--> plan
+ONNX file --frontend--> tensor graph --passes--> slot graph --emit_plan--> plan
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _items(text: str) -> list[tuple[str, str]]:
         if match is None:
             raise FheCompileError(
                 "pipeline-syntax",
-                f"cannot read the pipeline at {text[position:position + 20]!r}",
+                f"cannot read the pipeline at {text[position : position + 20]!r}",
                 hint="write name{option=value},name,...",
             )
         items.append((match.group(1), match.group(2) or ""))

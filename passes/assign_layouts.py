@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from fhecompile.ckks.diagonals import Packing
@@ -74,9 +75,7 @@ class AssignLayouts(Pass):
             for node in graph
             if isinstance(node, Affine)
         }
-        remarks = tuple(
-            f"{name}: {packing[name]} {layout[name]}" for name in packing
-        )
+        remarks = tuple(f"{name}: {packing[name]} {layout[name]}" for name in packing)
         return PassResult(program.having(Layouts(layout, packing)), True, remarks)
 
     def _layout(
@@ -152,7 +151,7 @@ def _input_layout(graph: TensorGraph, node: Input, slots: int) -> Layout:
             continue
         followed.add(axis)
         bounds = [1, *steps[1:], node.shape[axis]]
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in pairwise(bounds):
             digit = Digit(axis, low, math.ceil(high / low), "slot", 0)
             (fine if low == 1 else coarse).append(digit)
     stride, placed = 1, []
@@ -178,9 +177,7 @@ def _inherited(node: Affine, graph: TensorGraph, layout: dict[str, Layout]) -> l
 def _follow(r: Relation, count: int, source: Layout) -> list[Digit]:
     """The output digits of one relation: the input axis's digits from its step upwards."""
     kept, divisor, left = [], r.divisor, count
-    digits = sorted(
-        (d for d in source.digits if d.axis == r.in_axis), key=lambda d: d.divisor
-    )
+    digits = sorted((d for d in source.digits if d.axis == r.in_axis), key=lambda d: d.divisor)
     for d in digits:
         if left <= 1 or d.divisor * d.radix <= r.step:
             continue
@@ -245,7 +242,5 @@ def _fill(shape: Shape, slots: int, kept: list[Digit], parts: int) -> Layout:
         (d.stride * (next_power_of_two(d.radix) - 1) for d in digits if d.place == "slot"),
         default=0,
     )
-    reach = sum(
-        d.stride * (next_power_of_two(d.radix) - 1) for d in digits if d.place == "slot"
-    )
+    reach = sum(d.stride * (next_power_of_two(d.radix) - 1) for d in digits if d.place == "slot")
     return Layout(shape, slots, next_power_of_two(max(span, reach) + 1), tuple(digits))

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fhecompile.ckks import linear_map
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -79,10 +80,9 @@ class BalanceQuadratics(Pass):
         a = np.where(linear, 0.0, a)
         t = np.where(linear, 1.0, np.sqrt(np.abs(a)))
         sign = np.where(linear, 0.0, np.sign(a))
-        flat = lambda array: np.broadcast_to(array, node.shape).ravel()  # noqa: E731
         nodes[producer.name] = replace(
             producer,
-            maps=tuple(linear_map.scale_outputs(m, flat(t)) for m in producer.maps),
+            maps=tuple(linear_map.scale_outputs(m, _flat(node, t)) for m in producer.maps),
             bias=t * producer.bias,
         )
         new = np.stack(np.broadcast_arrays(sign * c, sign * b / t, np.ones(())))
@@ -93,17 +93,19 @@ class BalanceQuadratics(Pass):
             k = inputs.index(node.name)
             maps, bias = list(reader.maps), np.asarray(reader.bias)
             w = maps[k]
-            maps[k] = linear_map.scale_inputs(w, flat(sign))
+            maps[k] = linear_map.scale_inputs(w, _flat(node, sign))
             if np.any(linear & (b != 0)):
                 inputs.append(producer.name)
-                maps.append(linear_map.scale_inputs(w, flat(np.where(linear, b, 0.0))))
+                maps.append(linear_map.scale_inputs(w, _flat(node, np.where(linear, b, 0.0))))
             if np.any(linear & (c != 0)):
-                moved = w.apply(flat(np.where(linear, c, 0.0))[None, :])[0]
+                moved = w.apply(_flat(node, np.where(linear, c, 0.0))[None, :])[0]
                 bias = bias + linear_map.collapse(moved.reshape(reader.shape))
-            nodes[reader.name] = replace(
-                reader, inputs=tuple(inputs), maps=tuple(maps), bias=bias
-            )
+            nodes[reader.name] = replace(reader, inputs=tuple(inputs), maps=tuple(maps), bias=bias)
 
 
 def _is_balanced(node: Poly) -> bool:
     return node.leading_is_uniform() and bool(node.coefficients[-1].flat[0] > 0)
+
+
+def _flat(node: Poly, array: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.broadcast_to(array, node.shape).ravel()

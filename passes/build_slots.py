@@ -192,9 +192,7 @@ class _Builder:
                 if key not in babies:
                     source = sources[d.ciphertext]
                     babies[key] = (
-                        self.emit("rotate", source, offset=_signed(baby, slots))
-                        if baby
-                        else source
+                        self.emit("rotate", source, offset=_signed(baby, slots)) if baby else source
                     )
                 terms.setdefault((d.accumulator, giant), []).append(
                     (babies[key], map_id, number, scale)
@@ -240,9 +238,7 @@ class _Builder:
         if dm.packing == "fold":
             folded = []
             for z in accumulators:
-                turned = self.emit(
-                    "rotate", z, offset=_signed(dm.modulus, dm.source.slots)
-                )
+                turned = self.emit("rotate", z, offset=_signed(dm.modulus, dm.source.slots))
                 w = self.emit("sub", z, self.emit("mul_i", turned))
                 folded.append(self.emit("add", w, self.emit("conjugate", w)))
             return folded
@@ -280,9 +276,7 @@ class _Builder:
             level = max(self.level(a), self.level(b))
             a, b = self.at_level(a, level), self.at_level(b, level)
             if isinstance(node, Mul):
-                results.append(
-                    self.emit("square", a) if a == b else self.emit("mul", a, b)
-                )
+                results.append(self.emit("square", a) if a == b else self.emit("mul", a, b))
             else:
                 results.append(self.emit("add", *self._matched(a, b)))
         return [self.rescaled(value) for value in results]

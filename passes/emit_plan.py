@@ -87,7 +87,8 @@ class _Emitter:
                 window=constant.diagonal_map.window,
                 terms=tuple(
                     schema.TermInfo(
-                        self.array(term.values), self.array(term.out_index),
+                        self.array(term.values),
+                        self.array(term.out_index),
                         self.array(term.in_index),
                     )
                     for term in constant.diagonal_map.linear_map.terms
@@ -157,9 +158,7 @@ class _Emitter:
         )
 
     def layer(self, node: Node, ranges: Ranges) -> schema.LayerInfo:
-        macs = (
-            sum(m.multiply_accumulates() for m in node.maps) if isinstance(node, Affine) else 0
-        )
+        macs = sum(m.multiply_accumulates() for m in node.maps) if isinstance(node, Affine) else 0
         return schema.LayerInfo(
             node.name,
             node.source,

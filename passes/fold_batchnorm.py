@@ -50,6 +50,4 @@ class FoldBatchnorm(Pass):
         if not folded:
             return PassResult(program, False, tuple(remarks))
         graph = program.graph.rebuilt(nodes.values())
-        return PassResult(
-            replace(program, graph=graph), True, (f"{folded} folded", *remarks)
-        )
+        return PassResult(replace(program, graph=graph), True, (f"{folded} folded", *remarks))

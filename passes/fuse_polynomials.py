@@ -144,5 +144,3 @@ def _poly(node: Node, form: _Form) -> Poly:
         source=node.source,
         coefficients=coefficients,
     )
-
-

@@ -42,8 +42,6 @@ class LoweredMaps:
 class LowerAffine(Pass):
     """See the module docstring."""
 
-    costs: RotationCosts = RotationCosts()
-
     needs: ClassVar[tuple[type, ...]] = (Layouts,)
     gives: ClassVar[tuple[type, ...]] = (LoweredMaps,)
 
@@ -58,14 +56,12 @@ class LowerAffine(Pass):
             by_period: dict[int, list[tuple[int, DiagonalMap]]] = {}
             for k, (name, m) in enumerate(zip(node.inputs, node.maps, strict=True)):
                 source = layouts.layout[name]
-                dm = DiagonalMap(
-                    m, source, layouts.layout[node.name], layouts.packing[node.name]
-                )
+                dm = DiagonalMap(m, source, layouts.layout[node.name], layouts.packing[node.name])
                 by_period.setdefault(source.period, []).append((k, dm))
             made = []
             for members in by_period.values():
                 operands, maps = zip(*members, strict=True)
-                split = choose_split(maps, self.costs, keys)
+                split = choose_split(maps, RotationCosts(), keys)
                 maps = tuple(m.with_window(split.window) for m in maps)
                 made.append(MapGroup(operands, maps, split))
                 keys |= _rotations(made[-1])

@@ -129,8 +129,9 @@ class _Expansion:
 
     def _shift(self, value: str, shift: FloatArray, name: str) -> str:
         coefficients = np.stack(np.broadcast_arrays(shift, np.ones(())))
-        self.nodes.append(replace(self._poly([shift], name), inputs=(value,),
-                                  coefficients=coefficients))
+        self.nodes.append(
+            replace(self._poly([shift], name), inputs=(value,), coefficients=coefficients)
+        )
         return name
 
     def _mul(self, a: str, b: str, name: str) -> str:

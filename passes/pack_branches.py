@@ -100,9 +100,7 @@ def _operand_order(node: Node, member: dict[str, tuple[Group, int]]) -> tuple[in
     return tuple(member[name][1] if name in member else 0 for name in node.inputs)
 
 
-def _operands_agree(
-    graph: TensorGraph, group: Group, member: dict[str, tuple[Group, int]]
-) -> bool:
+def _operands_agree(graph: TensorGraph, group: Group, member: dict[str, tuple[Group, int]]) -> bool:
     for operands in zip(*(graph[name].inputs for name in group), strict=True):
         if all(o == operands[0] for o in operands) and operands[0] not in member:
             continue
@@ -142,9 +140,7 @@ def _packed_name(group: Group) -> str:
 def _packed(graph: TensorGraph, group: Group, where: dict[str, tuple[Group, int]]) -> Node:
     first = graph[group[0]]
     members = [graph[name] for name in group]
-    inputs = tuple(
-        _packed_name(where[name][0]) if name in where else name for name in first.inputs
-    )
+    inputs = tuple(_packed_name(where[name][0]) if name in where else name for name in first.inputs)
     shape = (len(group), *first.shape)
     source = f"{first.source} (and {len(group) - 1} like it)"
     match first:
@@ -155,9 +151,7 @@ def _packed(graph: TensorGraph, group: Group, where: dict[str, tuple[Group, int]
                 for k, name in enumerate(first.inputs)
             )
             bias = np.stack([_with_rank(m.bias, len(first.shape)) for m in affines])
-            return replace(
-                first, inputs=inputs, shape=shape, source=source, maps=maps, bias=bias
-            )
+            return replace(first, inputs=inputs, shape=shape, source=source, maps=maps, bias=bias)
         case Poly():
             stacked = np.stack(
                 [
@@ -167,9 +161,7 @@ def _packed(graph: TensorGraph, group: Group, where: dict[str, tuple[Group, int]
                 ],
                 axis=1,
             )
-            return replace(
-                first, inputs=inputs, shape=shape, source=source, coefficients=stacked
-            )
+            return replace(first, inputs=inputs, shape=shape, source=source, coefficients=stacked)
     return replace(first, inputs=inputs, shape=shape, source=source)
 
 

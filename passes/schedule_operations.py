@@ -97,7 +97,9 @@ def _bytes(node: SlotNode, parameters: Parameters) -> int:
     if node.type.kind == "extended":
         return 2 * (towers + parameters.special_primes) * parameters.ring_dimension * 8
     if node.type.kind == "digits":
-        return parameters.digits * (towers + parameters.special_primes) * (
-            parameters.ring_dimension * 8
+        return (
+            parameters.digits
+            * (towers + parameters.special_primes)
+            * (parameters.ring_dimension * 8)
         )
     return parameters.ciphertext_bytes(node.type.level)

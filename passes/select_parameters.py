@@ -6,8 +6,8 @@ scale 2^s0. Errors are small, so that they scale linearly and add up as independ
 
     error(s, a)^2 = (A 2^(a0 - a))^2 + (B 2^(s0 - s))^2.
 
-For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Rescaling primes
-have `prime_bits` = 59 bits (whole machine words). Of all totals whose predicted error meets
+For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Rescaling
+primes have `prime_bits` = 59 bits (whole machine words). Of all totals whose predicted error meets
 `precision_bits` the one with the fewest primes wins, and of those the most precise. A and B are
 evaluated once: the first grows with sqrt(N), the second with N.
 
@@ -63,12 +63,12 @@ class _Errors:
         constants, noise = self.at(n)
         return math.hypot(constants * 2.0**-a, noise * 2.0**-s)
 
-    def best_split(self, n: int, total: int) -> tuple[int, int]:
+    def best_split(self, n: int, total: int) -> tuple[float, float]:
         """s and a of the smallest error for s + a = total."""
         constants, noise = (max(x, 1e-30) for x in self.at(n))
         s = round((total + math.log2(noise / constants)) / 2)
         s = min(max(s, MIN_SCALE_BITS), total - MIN_SCALE_BITS)
-        return s, total - s
+        return float(s), float(total - s)
 
 
 @dataclass(frozen=True, eq=False)

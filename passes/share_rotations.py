@@ -99,9 +99,7 @@ class _Rewriter:
                 continue
             turned = self._emit(node, "rotate_extended", value, offset=offset)
             extended = (
-                turned
-                if extended is None
-                else self._emit(node, "add_extended", extended, turned)
+                turned if extended is None else self._emit(node, "add_extended", extended, turned)
             )
         if extended is None:
             assert still is not None

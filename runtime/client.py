@@ -43,8 +43,7 @@ class Client:
         """The output tensors, in the plan's order, from ciphertexts by (tensor, part)."""
         scales = output_scales(self.plan)
         slots = {
-            key: self.secret.decrypt(ciphertext, scales[key])
-            for key, ciphertext in outputs.items()
+            key: self.secret.decrypt(ciphertext, scales[key]) for key, ciphertext in outputs.items()
         }
         return assemble_outputs(self.plan, slots)
 

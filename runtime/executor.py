@@ -122,7 +122,8 @@ class _State:
                 value = self._value(node, operands)
             except BaseException as error:
                 with self.condition:
-                    self.error = self.error or error
+                    if self.error is None:
+                        self.error = error
                     self.condition.notify_all()
                 return
             del operands

@@ -19,9 +19,9 @@ class CalibrationWarning(UserWarning):
     """An input leaves the range the plan was calibrated for."""
 
 
-def check_inputs(plan: Plan, feeds: Mapping[str, Any], strict_range: bool = False) -> (
-    list[NDArray[np.float64]]
-):
+def check_inputs(
+    plan: Plan, feeds: Mapping[str, Any], strict_range: bool = False
+) -> list[NDArray[np.float64]]:
     """The inputs in the plan's order, each of shape (samples, *shape).
 
     Args:
@@ -35,9 +35,7 @@ def check_inputs(plan: Plan, feeds: Mapping[str, Any], strict_range: bool = Fals
     missing = [name for name in names if name not in feeds]
     if unknown or missing:
         wrong = f"there is no input {unknown[0]}" if unknown else f"input {missing[0]} is missing"
-        raise FheCompileError(
-            "input-name", wrong, hint=f"the inputs are: {', '.join(names)}"
-        )
+        raise FheCompileError("input-name", wrong, hint=f"the inputs are: {', '.join(names)}")
     tensors = []
     for info in plan.program.inputs:
         value = np.asarray(feeds[info.name])
@@ -67,9 +65,7 @@ def check_inputs(plan: Plan, feeds: Mapping[str, Any], strict_range: bool = Fals
         _check_range(info.name, value, info.low, info.high, strict_range)
         tensors.append(value)
     if len({len(t) for t in tensors}) > 1:
-        raise FheCompileError(
-            "input-shape", "the inputs have different numbers of samples"
-        )
+        raise FheCompileError("input-shape", "the inputs have different numbers of samples")
     return tensors
 
 

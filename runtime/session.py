@@ -1,8 +1,8 @@
 """Running a plan: `run` for one call, `InferenceSession` for many.
 
-    clear      the plan's operations on exact slot vectors (numpy)
-    simulate   the same with CKKS noise
-    encrypt    OpenFHE: this process plays client and server
+clear      the plan's operations on exact slot vectors (numpy)
+simulate   the same with CKKS noise
+encrypt    OpenFHE: this process plays client and server
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ class InferenceSession:
             outputs = [np.stack(column) for column in zip(*samples, strict=True)]
         else:
             outputs = self._run_numpy(tensors)
-        single = all(
-            np.shape(feeds[t.name]) == t.shape for t in self.plan.program.inputs
-        )
+        single = all(np.shape(feeds[t.name]) == t.shape for t in self.plan.program.inputs)
         shaped = []
         for info, value in zip(self.plan.program.outputs, outputs, strict=True):
             if single:
@@ -159,9 +157,7 @@ class InferenceSession:
         started = time.perf_counter()
         scales = input_scales(self.plan)
         slots: dict[tuple[int, int], Any] = {}
-        for number, (info, value) in enumerate(
-            zip(self.plan.program.inputs, tensors, strict=True)
-        ):
+        for number, (info, value) in enumerate(zip(self.plan.program.inputs, tensors, strict=True)):
             packed = self.plan.layouts[info.layout].pack(value).astype(np.complex128)
             for part in range(packed.shape[-2]):
                 vector = packed[..., part, :]

@@ -60,9 +60,7 @@ def choose_split(
         taken: rotation offsets that other layers need keys for anyway.
     """
     slots, k = maps[0].source.slots, maps[0].modulus
-    residues = np.concatenate(
-        [np.insert(m.residues, 0, i, axis=1) for i, m in enumerate(maps)]
-    )
+    residues = np.concatenate([np.insert(m.residues, 0, i, axis=1) for i, m in enumerate(maps)])
     best: tuple[float, Split] | None = None
     windows = dict.fromkeys([0, k // 2, *(1 << j for j in range(k.bit_length() - 1))])
     for window in windows:
@@ -95,7 +93,7 @@ def _cost(
     moved = giant != 0
     giants = np.unique(residues[moved, 1] * slots + giant[moved])
     keys = {*(babies % slots).tolist(), *(giants % slots).tolist()} - taken
-    return (
+    return float(
         costs.hoist * np.unique(babies // slots).size
         + costs.baby * babies.size
         + costs.giant * giants.size

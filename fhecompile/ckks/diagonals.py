@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.layout import Layout
-from fhecompile.ckks.linear_map import LinearMap, LinearTerm
+from fhecompile.ckks.linear_map import AnyScalar, LinearMap, LinearTerm
 
 Packing = Literal["real", "direct", "pair", "fold"]
 
@@ -92,15 +92,16 @@ class DiagonalMap:
         """(accumulator, input ciphertext, offset mod K) of all diagonals, shape (n, 3), sorted."""
         k = self.modulus
         inputs = self.source.ciphertexts
-        counts = np.zeros(self.accumulators * inputs * k, np.int64)
+        nothing = self.accumulators * inputs * k
+        counts: NDArray[np.int64] = np.zeros(3 * nothing, np.int64)
         for term in self.linear_map.terms:
-            for out, inn, val in _chunks(term):
-                acc, y, _, _ = self._place(out, inn)
-                key = (acc * inputs + self.source.positions[0][inn]).astype(np.int64) * k
-                key += y & (k - 1)
-                if not np.all(val):
-                    key = key[val != 0]
+            for piece in _pieces(term):
+                place = self._place(piece, nothing, k)
+                key = (place.base + (place.offset & np.int32(k - 1))).ravel()
+                if not np.all(piece.values):
+                    key = key[np.broadcast_to(piece.values != 0, piece.shape).ravel()]
                 counts += np.bincount(key, minlength=counts.size)
+        counts = counts[:nothing]
         rest, residue = np.divmod(np.flatnonzero(counts), k)
         acc, ct = np.divmod(rest, inputs)
         return np.stack([acc, ct, residue], axis=1)
@@ -125,63 +126,79 @@ class DiagonalMap:
         Before any rotation: entry s multiplies x[s + offset].
         """
         slots, period = self.source.slots, self.period
-        number = np.full(self.accumulators * self.source.ciphertexts * slots, -1, np.int32)
+        nothing = self.accumulators * self.source.ciphertexts * slots
+        number: NDArray[np.int64] = np.full(3 * nothing, len(wanted), np.int64)
         for k, d in enumerate(wanted):
             key = (d.accumulator * self.source.ciphertexts + d.ciphertext) * slots
             number[key + d.offset % slots] = k
-        flat = np.zeros(len(wanted) * period * 2)
+        number *= period * 2
+        flat: NDArray[np.float64] = np.zeros((len(wanted) + 1) * period * 2)
         for term in self.linear_map.terms:
-            for out, inn, val in _chunks(term):
-                acc, y, at, part = self._place(out, inn)
-                key = (acc * self.source.ciphertexts + self.source.positions[0][inn]) * slots
-                k = number[key + y % slots]
-                valid = k >= 0
-                place = (k[valid].astype(np.int64) * period + at[valid]) * 2 + part[valid]
-                flat += np.bincount(place, weights=val[valid], minlength=flat.size)
+            for piece in _pieces(term):
+                place = self._place(piece, nothing, slots)
+                target = number[place.base + (place.offset & np.int32(slots - 1))]
+                target += place.at * np.int32(2) + place.part
+                weights = np.broadcast_to(piece.values, piece.shape).ravel()
+                np.add.at(flat, target.ravel(), weights)
+        flat = flat[: len(wanted) * period * 2]
         if self.packing in ("pair", "fold"):
             flat *= 0.5
         vectors = flat.view(np.complex128).reshape(len(wanted), period)
         return np.tile(vectors, slots // period)
 
-    def _place(
-        self, out: NDArray[np.int32], inn: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-        """Per pair: accumulator, signed offset, accumulator slot mod `period`, part."""
+    def _place(self, piece: LinearTerm, nothing: int, stride: int) -> _Place:
+        """Where the points of a piece go; computed on the compact arrays as far as possible."""
+        out, inn = piece.out_index, piece.in_index
         out_ct, out_slot, out_part = (p[out] for p in self.target.positions)
-        in_slot = self.source.positions[1][inn]
+        in_ct, in_slot, _ = (p[inn] for p in self.source.positions)
+        acc, part = (out_ct >> 1, out_ct & 1) if self.packing == "pair" else (out_ct, out_part)
+        width = np.int32(self.source.ciphertexts * stride)
+        out_base = np.where(out >= 0, acc * width, np.int32(nothing))
+        in_base = np.where(inn >= 0, in_ct * np.int32(stride), np.int32(nothing))
+        k, w = np.int32(self.modulus), np.int32(self.window)
         raw = in_slot - out_slot
-        k = self.modulus
-        y = ((raw + self.window) & (k - 1)) - self.window
-        part = out_part
-        acc = out_ct
-        if self.packing == "pair":
-            acc, part = out_ct >> 1, out_ct & 1
-        odd = ((raw - y) // k) & 1 if self.folds else np.int32(0)
-        if self.folds:
-            part = odd
+        offset = ((raw + w) & (k - np.int32(1))) - w
+        odd = (raw - offset) // k & np.int32(1) if self.folds else None
         if self.source.period >= self.target.period:
-            at = (in_slot - y) & (self.source.period - 1)
+            at = (in_slot - offset) & np.int32(self.source.period - 1)
         else:
-            at = (out_slot + odd * k) & (self.target.period - 1)
-        return acc, y, at, part
+            shifted = out_slot if odd is None else out_slot + odd * k
+            at = np.broadcast_to(shifted & np.int32(self.target.period - 1), raw.shape)
+        return _Place(out_base + in_base, offset, at, part if odd is None else odd)
 
 
-def _chunks(
-    term: LinearTerm, limit: int = 1 << 22
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]]:
-    """The term's coordinates in pieces of about `limit` points, cut along its first axis."""
+@dataclass(frozen=True)
+class _Place:
+    """Per point of a piece: accumulator and input ciphertext as one number (`nothing` or more for
+    padding), signed offset, slot in the accumulator mod `period`, real or imaginary part."""
+
+    base: NDArray[np.int32]
+    offset: NDArray[np.int32]
+    at: NDArray[np.int32]
+    part: NDArray[np.int32]
+
+
+def _pieces(term: LinearTerm, limit: int = 1 << 19) -> Iterator[LinearTerm]:
+    """The term cut along its leading axes into pieces of at most about `limit` points.
+
+    Every piece has out_index, in_index and values broadcastable to its own shape; small enough for
+    the working arrays to stay in cache.
+    """
     shape = term.shape
-    if not shape:
-        yield term.coordinates()
+    axis = next((k for k, n in enumerate(shape) if n > 1), None)
+    if term.size <= limit or axis is None:
+        yield term
         return
-    per_row = max(1, term.size // shape[0])
-    rows = max(1, limit // per_row)
-    for start in range(0, shape[0], rows):
-        cut = [
-            a[start : start + rows] if a.shape[0] > 1 else a
-            for a in (term.values, term.out_index, term.in_index)
-        ]
-        if all(a.shape[0] == 1 for a in (term.values, term.out_index, term.in_index)):
-            yield term.coordinates()
-            return
-        yield LinearTerm(*cut).coordinates()
+    rows = max(1, limit * shape[axis] // term.size)
+    for start in range(0, shape[axis], rows):
+        rows_wanted = np.arange(start, min(start + rows, shape[axis]))
+        piece = LinearTerm(
+            _taken(term.values, rows_wanted, axis),
+            _taken(term.out_index, rows_wanted, axis),
+            _taken(term.in_index, rows_wanted, axis),
+        )
+        yield from _pieces(piece, limit)
+
+
+def _taken(array: NDArray[AnyScalar], rows: NDArray[np.int64], axis: int) -> NDArray[AnyScalar]:
+    return array.take(rows, axis) if array.shape[axis] > 1 else array

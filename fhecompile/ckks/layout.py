@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Digit:
 
 @dataclass(frozen=True)
 class Layout:
-    """Placement of a tensor of `shape` in ciphertexts of `slots` slots; see the module docstring."""
+    """Placement of a tensor of `shape` in ciphertexts of `slots` slots (module docstring)."""
 
     shape: tuple[int, ...]
     slots: int
@@ -79,13 +79,13 @@ class Layout:
         """Number of elements."""
         return math.prod(self.shape)
 
-    def pack(self, values: NDArray[np.float64]) -> NDArray[np.complex128] | NDArray[np.float64]:
-        """Slot vectors, shape (..., ciphertexts, slots), of tensors of shape (..., *shape)."""
+    def pack(self, values: NDArray[np.float64]) -> NDArray[Any]:
+        """Slot vectors (..., ciphertexts, slots) of tensors (..., *shape); float64 or complex128."""
         lead = values.shape[: values.ndim - len(self.shape)]
         flat = np.broadcast_to(values, (*lead, *self.shape)).reshape(*lead, -1)
         ct, slot, part = self.positions
         dtype = np.complex128 if self.is_complex else np.float64
-        packed = np.zeros((*lead, self.ciphertexts, self.slots), dtype)
+        packed: NDArray[Any] = np.zeros((*lead, self.ciphertexts, self.slots), dtype)
         if self.is_complex:
             imaginary = part == 1
             packed[..., ct[~imaginary], slot[~imaginary]] = flat[..., ~imaginary]

@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import InternalError
 
+AnyScalar = TypeVar("AnyScalar", bound=np.generic)
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int32]
 
@@ -89,10 +91,11 @@ class LinearMap:
         """y = M x for x of shape (batch, in_size); returns (batch, out_size)."""
         batch = x.shape[0]
         padded = np.concatenate([x, np.zeros((batch, 1), x.dtype)], axis=1)
-        y = np.zeros((batch, self.out_size + 1), np.result_type(x.dtype, np.float64))
+        y: FloatArray = np.zeros((batch, self.out_size + 1))
         for term in self.terms:
             _apply_term(term, padded, y)
-        return y[:, :-1]
+        kept: FloatArray = y[:, :-1]
+        return kept
 
     def row_sums(self) -> FloatArray:
         """M applied to the all-ones vector, shape (out_size,)."""
@@ -106,35 +109,29 @@ def _apply_term(term: LinearTerm, padded: FloatArray, y: FloatArray) -> None:
     out_axes = [a for a in range(rank) if term.out_index.shape[a] > 1]
     value_axes = [a for a in range(rank) if term.values.shape[a] > 1]
     in_axes = [a for a in range(rank) if term.in_index.shape[a] > 1]
-    letters = "abcdefghijklmnopqrstuvwxy"
-    name = lambda axes: "".join(letters[a] for a in axes)  # noqa: E731
     known = [a for a in out_axes if a in value_axes or a in in_axes]
-    partial = np.einsum(
-        f"{name(value_axes)},z{name(in_axes)}->z{name(known)}",
+    partial: FloatArray = np.einsum(
+        f"{_letters(value_axes)},z{_letters(in_axes)}->z{_letters(known)}",
         term.values.reshape([term.values.shape[a] for a in value_axes]),
         gathered.reshape([gathered.shape[0]] + [term.in_index.shape[a] for a in in_axes]),
         optimize=True,
     )
-    # Axes of size > 1 in nothing but the iteration space repeat every contribution.
     sizes = term.shape
-    repeats = np.prod(
-        [
-            sizes[a]
-            for a in range(rank)
-            if sizes[a] > 1 and a not in out_axes and a not in value_axes and a not in in_axes
-        ],
-        initial=1.0,
-    )
     view = [sizes[a] if a in known else 1 for a in out_axes]
     full = [sizes[a] for a in out_axes]
     flat = np.broadcast_to(partial.reshape([-1, *view]), [partial.shape[0], *full])
-    flat = flat.reshape(partial.shape[0], -1) * repeats
+    flat = flat.reshape(partial.shape[0], -1)
     rows = term.out_index.ravel()
-    unique_rows = np.unique(rows[rows >= 0]).size == int((rows >= 0).sum())
-    if unique_rows:
+    if np.unique(rows[rows >= 0]).size == int((rows >= 0).sum()):
         y[:, rows] += flat
     else:
-        np.add.at(y, (slice(None), rows), flat)
+        for sample, contribution in zip(y, flat, strict=True):
+            np.add.at(sample, rows, contribution)
+
+
+def _letters(axes: list[int]) -> str:
+    """Einsum's names of iteration axes; z is the batch."""
+    return "".join(chr(ord("a") + axis) for axis in axes)
 
 
 # ---------------------------------------------------------------------------- constructors
@@ -324,8 +321,7 @@ def _tidy(term: LinearTerm) -> LinearTerm:
     lost = [
         axis
         for axis in range(len(shape))
-        if shape[axis] > 1
-        and values.shape[axis] == out.shape[axis] == inn.shape[axis] == 1
+        if shape[axis] > 1 and values.shape[axis] == out.shape[axis] == inn.shape[axis] == 1
     ]
     if lost:  # the same contribution repeated: keep it once, with its multiplicity
         values = values * float(np.prod([shape[axis] for axis in lost]))
@@ -334,8 +330,11 @@ def _tidy(term: LinearTerm) -> LinearTerm:
         for axis in range(len(shape))
         if max(values.shape[axis], out.shape[axis], inn.shape[axis]) > 1
     ]
-    pick = lambda array: array.reshape([array.shape[axis] for axis in keep])  # noqa: E731
-    return LinearTerm(pick(values), pick(out), pick(inn))
+    return LinearTerm(_squeezed(values, keep), _squeezed(out, keep), _squeezed(inn, keep))
+
+
+def _squeezed(array: NDArray[AnyScalar], keep: list[int]) -> NDArray[AnyScalar]:
+    return array.reshape([array.shape[axis] for axis in keep])
 
 
 def _collapse_index(index: IndexArray) -> IndexArray:

@@ -1,4 +1,4 @@
-r"""The operation table: what a ciphertext program may contain, and what each operation does to types.
+r"""The operation table: what a ciphertext program may contain, and the types of its values.
 
 A value has a kind, a level and a scale. Level counts the primes dropped so far; a value v at scale
 s is stored as round(v 2^s). Kinds: `ciphertext`; `digits`, the digit decomposition of a ciphertext
@@ -141,9 +141,7 @@ OPERATIONS: dict[str, Operation] = {
     "rotate": Operation(1, {"offset": int}, _same, 1),
     "conjugate": Operation(1, {}, _same, 1),
     "hoist": Operation(1, {}, _kind("digits")),
-    "rotate_hoisted": Operation(
-        2, {"offset": int}, _same, 1, kinds=("ciphertext", "digits")
-    ),
+    "rotate_hoisted": Operation(2, {"offset": int}, _same, 1, kinds=("ciphertext", "digits")),
     "rotate_sum": Operation(None, {"offsets": list}, _rotate_sum),
     "rotate_extended": Operation(1, {"offset": int}, _kind("extended"), 1),
     "add_extended": Operation(2, {}, _alike, kinds=("extended", "extended")),
@@ -186,7 +184,9 @@ def result_type(
         raise OperationError(f"has the attributes {sorted(attributes)}")
     for name, kind in operation.attributes.items():
         value = attributes[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        if isinstance(value, bool) or not isinstance(
+            value, (int, float) if kind is float else kind
+        ):
             raise OperationError(f"attribute {name} is not of type {kind.__name__}")
     result = operation.rule(operands, attributes, prime_bits)
     if op == "add_extended":

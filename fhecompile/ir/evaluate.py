@@ -27,9 +27,7 @@ def evaluate(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> dict[str, 
     return outputs
 
 
-def walk(
-    graph: TensorGraph, inputs: Mapping[str, FloatArray]
-) -> Iterator[tuple[Node, FloatArray]]:
+def walk(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[Node, FloatArray]]:
     """Yields every node with its value, freeing values after their last use."""
     last_use = {operand: node.name for node in graph for operand in node.inputs}
     values: dict[str, FloatArray] = {}
@@ -51,7 +49,7 @@ def apply_node(node: Node, operands: list[FloatArray]) -> FloatArray:
     samples = operands[0].shape[0]
     match node:
         case Affine():
-            total = np.broadcast_to(node.bias, node.shape).reshape(1, -1)
+            total: FloatArray = np.broadcast_to(node.bias, node.shape).reshape(1, -1)
             for m, x in zip(node.maps, operands, strict=True):
                 total = total + m.apply(x.reshape(samples, -1))
             return total.reshape(samples, *node.shape)

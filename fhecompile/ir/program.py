@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir import slots, tensor
+from fhecompile.ir.slots import SlotGraph
 from fhecompile.options import CompileOptions
 
 T = TypeVar("T")
@@ -48,9 +49,9 @@ class Program:
     graph: tensor.TensorGraph
     options: CompileOptions
     facts: Facts = field(default_factory=Facts)
-    slots: slots.SlotGraph | None = None
+    slots: SlotGraph | None = None
 
-    def slot_graph(self) -> slots.SlotGraph:
+    def slot_graph(self) -> SlotGraph:
         """The slot graph, which exists after lowering."""
         if self.slots is None:
             raise InternalError("the network has not been lowered to slots yet")
@@ -82,14 +83,14 @@ class Pass(ABC):
         """Name in pipelines: the module's name, verb_object."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
-    def requires(self, program: Program) -> None:
+    def requires(self, program: Program) -> None:  # noqa: B027
         """Raises when the program is not what the pass works on."""
 
     @abstractmethod
     def run(self, program: Program) -> PassResult:
         """Does the work; never changes its argument."""
 
-    def ensures(self, before: Program, after: Program) -> None:
+    def ensures(self, before: Program, after: Program) -> None:  # noqa: B027
         """Raises when the result is not what the pass promises."""
 
 

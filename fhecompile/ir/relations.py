@@ -78,7 +78,7 @@ def _relation(
     in_shape: Shape,
 ) -> Relation | None:
     """The relation of moving by `distance` along `axis`, inside runs of distance * count."""
-    starts = np.arange(length - distance)
+    starts: NDArray[np.int64] = np.arange(length - distance)
     starts = starts[(starts // distance) % count < count - 1]
     if not starts.size:
         return None

@@ -1,8 +1,8 @@
 r"""Scales of all values: explicit, per value, using whole machine words.
 
 Every prime occupies a 64-bit word, so primes are as large as they can be and one rescale is worth
-`prime_bits` = q of them. An activation is kept at scale s or more, constants at scale a or more, and
-a prime is dropped as soon as a whole one fits above s:
+`prime_bits` = q of them. An activation is kept at scale s or more, constants at a or more, and a
+prime is dropped as soon as a whole one fits above s:
 
     affine   inputs at c_k, constants at C - c_k >= a for a common raw scale C; then r rescales,
              r = floor((C - s) / q); when raising C by at most `bump` bits lets one more prime go,

@@ -259,8 +259,13 @@ def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
                 if (m.out_size, m.in_size) != (node.size, math.prod(shape)):
                     return f"has a map {m.out_size}x{m.in_size} for {shape} -> {node.shape}"
                 for t in m.terms:
-                    if max(t.out_index.max(initial=-1) - m.out_size,
-                           t.in_index.max(initial=-1) - m.in_size) >= 0:
+                    if (
+                        max(
+                            t.out_index.max(initial=-1) - m.out_size,
+                            t.in_index.max(initial=-1) - m.in_size,
+                        )
+                        >= 0
+                    ):
                         return "has a map with an index past its end"
                     if not np.all(np.isfinite(t.values)):
                         return "has weights that are not finite"
@@ -272,8 +277,9 @@ def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
         case Mul() | Add():
             if len(shapes) != 2:
                 return f"has {len(shapes)} operands"
-            fits = all(s == node.shape or (isinstance(node, Mul) and math.prod(s) == 1)
-                       for s in shapes)
+            fits = all(
+                s == node.shape or (isinstance(node, Mul) and math.prod(s) == 1) for s in shapes
+            )
             return "" if fits else f"maps {shapes} to {node.shape}"
         case Output():
             if len(shapes) != 1 or math.prod(shapes[0]) != node.size:

@@ -70,7 +70,7 @@ def write_container(path: Path, version: int, program: bytes, arrays: Arrays) ->
 
 
 def read_container(path: Path, version: int) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
-    """(program, arrays) of a plan file; FheCompileError when it is damaged or of another version."""
+    """(program, arrays) of a plan file; FheCompileError when it cannot be used."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all records."""
 
 
-class ParametersInfo(Struct):
+class ParametersInfo(Struct, frozen=True):
     """CKKS parameters; see `fhecompile.ckks.parameters.Parameters`."""
 
     ring_dimension: int
@@ -29,7 +29,7 @@ class ParametersInfo(Struct):
     insecure: bool
 
 
-class DigitInfo(Struct, array_like=True):
+class DigitInfo(Struct, frozen=True, array_like=True):
     """See `fhecompile.ckks.layout.Digit`."""
 
     axis: int
@@ -39,7 +39,7 @@ class DigitInfo(Struct, array_like=True):
     stride: int
 
 
-class LayoutInfo(Struct):
+class LayoutInfo(Struct, frozen=True):
     """See `fhecompile.ckks.layout.Layout`; the number of slots is the program's."""
 
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class LayoutInfo(Struct):
     digits: tuple[DigitInfo, ...]
 
 
-class TensorInfo(Struct):
+class TensorInfo(Struct, frozen=True):
     """An input or output of the network. `low` and `high` are its calibrated range."""
 
     name: str
@@ -57,7 +57,7 @@ class TensorInfo(Struct):
     high: float
 
 
-class TermInfo(Struct, array_like=True):
+class TermInfo(Struct, frozen=True, array_like=True):
     """Names of the three arrays of a `LinearTerm`."""
 
     values: str
@@ -65,7 +65,7 @@ class TermInfo(Struct, array_like=True):
     in_index: str
 
 
-class MapInfo(Struct):
+class MapInfo(Struct, frozen=True):
     """A linear map between two layouts; `diagonals` names an int32 array (n, 3) of
     (accumulator, ciphertext, offset)."""
 
@@ -78,14 +78,14 @@ class MapInfo(Struct):
     diagonals: str
 
 
-class VectorInfo(Struct):
+class VectorInfo(Struct, frozen=True):
     """An elementwise constant: an array that broadcasts over the layout's shape."""
 
     values: str
     layout: int
 
 
-class OperationInfo(Struct, array_like=True):
+class OperationInfo(Struct, frozen=True, array_like=True):
     """One operation; its id is its position. See `fhecompile.ckks.operations`."""
 
     op: str
@@ -94,7 +94,7 @@ class OperationInfo(Struct, array_like=True):
     layer: int
 
 
-class LayerInfo(Struct):
+class LayerInfo(Struct, frozen=True):
     """A layer for reports: its name, the ONNX nodes it comes from, and its calibrated range."""
 
     name: str
@@ -105,7 +105,7 @@ class LayerInfo(Struct):
     multiply_accumulates: int
 
 
-class KeysInfo(Struct):
+class KeysInfo(Struct, frozen=True):
     """What key generation must make."""
 
     rotations: tuple[int, ...]
@@ -113,7 +113,7 @@ class KeysInfo(Struct):
     relinearisation: bool
 
 
-class PredictionInfo(Struct):
+class PredictionInfo(Struct, frozen=True):
     """What the compiler expects a run to cost."""
 
     error: float
@@ -122,7 +122,7 @@ class PredictionInfo(Struct):
     multiplicative_depth: int
 
 
-class Program(Struct):
+class Program(Struct, frozen=True):
     """Everything but bulk data."""
 
     format_version: int

@@ -40,7 +40,8 @@ class ClearBackend(Backend):
             np.roll(x, -offset, axis=-1)
             for x, offset in zip(operands, node.attributes["offsets"], strict=True)
         ]
-        return np.sum(turned, axis=0)
+        total: SlotArray = np.sum(turned, axis=0)
+        return total
 
     def rotate_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
         return self.rotate(node, operands)
@@ -95,7 +96,7 @@ class ClearBackend(Backend):
         return operands[0]
 
     def relabel(self, node: OperationNode, operands: Operands) -> SlotArray:
-        return operands[0] * node.attributes["factor"]
+        return operands[0] * float(node.attributes["factor"])
 
     def scale_up(self, node: OperationNode, operands: Operands) -> SlotArray:
         return operands[0]

@@ -124,8 +124,12 @@ class SecretContext:
         with wrapped("decrypting"):
             plaintext = self.context.Decrypt(ciphertext, self.secret_key)
             plaintext.SetLength(self.parameters.slots)
-            values = np.array(plaintext.GetCKKSPackedValueArray(), np.complex128)
-        return values[: self.parameters.slots] * 2.0 ** (self.parameters.prime_bits - scale)
+            values: NDArray[np.complex128] = np.array(
+                plaintext.GetCKKSPackedValueArray(), np.complex128
+            )
+        values = values[: self.parameters.slots]
+        values *= 2.0 ** (self.parameters.prime_bits - scale)
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +182,7 @@ def generate_keys(
     return secret, ServerContext(context, tag, parameters)
 
 
-def _encode(
-    context: Any, parameters: Parameters, vector: Vector, scale: float, level: int
-) -> Any:
+def _encode(context: Any, parameters: Parameters, vector: Vector, scale: float, level: int) -> Any:
     factor = 2.0 ** (scale - parameters.prime_bits)
     return context.MakeCKKSPackedPlaintext(np.ascontiguousarray(vector * factor), 1, level)
 
@@ -211,9 +213,7 @@ class OpenfheBackend(Backend):
 
     def conjugate(self, node: OperationNode, operands: Operands) -> Ciphertext:
         return self._labelled(
-            self.context.EvalAutomorphism(
-                operands[0], self.cyclotomic - 1, self.automorphism_keys
-            )
+            self.context.EvalAutomorphism(operands[0], self.cyclotomic - 1, self.automorphism_keys)
         )
 
     def hoist(self, node: OperationNode, operands: Operands) -> Any:
@@ -221,9 +221,7 @@ class OpenfheBackend(Backend):
 
     def rotate_hoisted(self, node: OperationNode, operands: Operands) -> Ciphertext:
         x, digits = operands
-        return self._labelled(
-            self.context.EvalFastRotation(x, node.attributes["offset"], digits)
-        )
+        return self._labelled(self.context.EvalFastRotation(x, node.attributes["offset"], digits))
 
     def rotate_sum(self, node: OperationNode, operands: Operands) -> Ciphertext:
         total = None

@@ -76,7 +76,8 @@ class SimulateBackend(ClearBackend):
 
     def _noisy(self, values: SlotArray, spread: float, scale: float) -> SlotArray:
         drawn = self._random().standard_normal((*values.shape, 2), np.float32)
-        return values + (spread * 2.0**-scale) * drawn.view(np.complex64)[..., 0]
+        error: SlotArray = (spread * 2.0**-scale) * drawn.view(np.complex64)[..., 0]
+        return values + error
 
     def _random(self) -> np.random.Generator:
         generator: np.random.Generator | None = getattr(self._local, "generator", None)
