@@ -80,7 +80,7 @@ class Layout:
         return math.prod(self.shape)
 
     def pack(self, values: NDArray[np.float64]) -> NDArray[Any]:
-        """Slot vectors (..., ciphertexts, slots) of tensors (..., *shape); float64 or complex128."""
+        """Slot vectors (..., ciphertexts, slots) of tensors (..., *shape)."""
         lead = values.shape[: values.ndim - len(self.shape)]
         flat = np.broadcast_to(values, (*lead, *self.shape)).reshape(*lead, -1)
         ct, slot, part = self.positions

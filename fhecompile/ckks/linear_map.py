@@ -99,7 +99,8 @@ class LinearMap:
 
     def row_sums(self) -> FloatArray:
         """M applied to the all-ones vector, shape (out_size,)."""
-        return self.apply(np.ones((1, self.in_size)))[0]
+        sums: FloatArray = self.apply(np.ones((1, self.in_size)))[0]
+        return sums
 
 
 def _apply_term(term: LinearTerm, padded: FloatArray, y: FloatArray) -> None:
