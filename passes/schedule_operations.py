@@ -16,7 +16,7 @@ from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.slots import SlotGraph, SlotNode
 from passes.share_rotations import RotationKeys
 
-RUNTIME_BYTES = 400 << 20  # interpreter, libraries, encoded constants in flight
+RUNTIME_BYTES = 500 << 20  # interpreter, libraries, plan, encoded constants in flight
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ def _memory(graph: SlotGraph, parameters: Parameters, keys: RotationKeys) -> Mem
     relinearisation = any(node.op in ("mul", "square") for node in graph)
     count = len(keys.offsets) + int(keys.conjugation) + int(relinearisation)
     key_bytes = count * parameters.key_bytes
-    return MemoryPrediction(key_bytes, peak, key_bytes + peak + RUNTIME_BYTES)
+    expanded = sorted(len(m.diagonals) * parameters.slots * 16 for m in graph.maps)
+    # Two maps are expanded at a time, each needing a working copy.
+    working = RUNTIME_BYTES + 2 * sum(expanded[-2:])
+    return MemoryPrediction(key_bytes, peak, key_bytes + peak + working)
 
 
 def _bytes(node: SlotNode, parameters: Parameters) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.backends.openfhe import OpenfheBackend, ServerContext
 from runtime.client import PartKey
@@ -12,10 +13,29 @@ from runtime.constants import ConstantStore
 from runtime.executor import Execution, Executor, Progress
 
 
+def check_keys(plan: Plan, context: ServerContext) -> None:
+    """Raises when the evaluation keys are not those the plan lists."""
+    if context.parameters != plan.parameters:
+        raise FheCompileError(
+            "wrong-key-set",
+            "the evaluation keys were made for other parameters than the plan's",
+            hint="generate the keys for this very plan",
+        )
+    missing = context.missing_keys(plan.program.keys)
+    if missing:
+        raise FheCompileError(
+            "evaluation-key-missing",
+            f"{len(missing)} evaluation keys are missing: {', '.join(missing[:5])}"
+            + (", ..." if len(missing) > 5 else ""),
+            hint="generate the keys for this very plan",
+        )
+
+
 class Server:
     """Evaluates one plan for one client's evaluation keys."""
 
     def __init__(self, plan: Plan, context: ServerContext, threads: int) -> None:
+        check_keys(plan, context)
         self.constants = ConstantStore(plan)
         self.context = context
         self.executor = Executor(plan, OpenfheBackend(plan, self.constants, context), threads)
@@ -24,6 +44,13 @@ class Server:
         self, inputs: Mapping[PartKey, Any], progress: Progress | None = None
     ) -> tuple[dict[PartKey, Any], Execution]:
         """Output ciphertexts by (tensor, part), and how the run went."""
+        for ciphertext in inputs.values():
+            if ciphertext.GetKeyTag() != self.context.key_tag:
+                raise FheCompileError(
+                    "wrong-key-set",
+                    "a ciphertext was encrypted under another key than the evaluation keys",
+                    hint="encrypt with the client these evaluation keys came from",
+                )
         return self.executor.run(inputs, progress)
 
     def close(self) -> None:

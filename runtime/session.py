@@ -56,6 +56,7 @@ class InferenceSession:
         mode: "clear", "simulate" or "encrypt".
         threads: threads to evaluate on; default all cores this process may use.
         strict_range: refuse inputs far outside the calibrated range instead of warning.
+        insecure_toy: accept a plan whose parameters are not secure.
         progress: called with the share of the evaluation that is done.
 
     Raises:
@@ -69,6 +70,7 @@ class InferenceSession:
         *,
         threads: int | None = None,
         strict_range: bool = False,
+        insecure_toy: bool = False,
         progress: Progress | None = None,
     ) -> None:
         if mode not in MODES:
@@ -81,6 +83,12 @@ class InferenceSession:
         self.strict_range = strict_range
         self.progress = progress
         self.timings = Timings()
+        if mode == "encrypt" and self.plan.parameters.insecure and not insecure_toy:
+            raise FheCompileError(
+                "insecure-plan",
+                "the plan's parameters are not secure: it was compiled with --insecure-toy",
+                hint="compile without --insecure-toy, or accept it with --insecure-toy here too",
+            )
         if mode == "encrypt":
             self._open_encrypted()
         else:
@@ -204,6 +212,7 @@ def run(
     *,
     threads: int | None = None,
     strict_range: bool = False,
+    insecure_toy: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Executes a plan once and returns the outputs by name.
 
@@ -214,8 +223,12 @@ def run(
             "simulate" and "clear" run the same operations on numpy arrays.
         threads: threads to evaluate on.
         strict_range: refuse inputs far outside the calibrated range.
+        insecure_toy: accept a plan whose parameters are not secure.
     """
-    with InferenceSession(plan, mode, threads=threads, strict_range=strict_range) as session:
+    session = InferenceSession(
+        plan, mode, threads=threads, strict_range=strict_range, insecure_toy=insecure_toy
+    )
+    with session:
         names = [t.name for t in session.get_inputs()]
         if not isinstance(inputs, Mapping):
             if len(names) != 1:

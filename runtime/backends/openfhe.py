@@ -140,6 +140,17 @@ class ServerContext:
     key_tag: str
     parameters: Parameters
 
+    def missing_keys(self, keys: KeysInfo) -> list[str]:
+        """Names of the listed evaluation keys that this context does not have."""
+        with contextlib.suppress(RuntimeError):
+            held = set(self.context.GetExistingEvalAutomorphismKeyIndices(self.key_tag))
+            wanted = automorphism_indices(self.parameters, keys)
+            missing = [name for name, index in wanted.items() if index not in held]
+            if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
+                missing.append("relinearisation")
+            return missing
+        return list(automorphism_indices(self.parameters, keys))
+
     def release(self) -> None:
         """Drops the evaluation keys of this tag from the process; others stay."""
         o = load_openfhe()
@@ -163,14 +174,11 @@ def generate_keys(
     Evaluation keys are independent of each other and are made on `threads` threads.
     """
     context = make_context(parameters)
-    n = parameters.ring_dimension
     with wrapped("generating keys"):
         pair = context.KeyGen()
         if keys.relinearisation:
             context.EvalMultKeyGen(pair.secretKey)
-        indices = [pow(5, offset, 2 * n) for offset in keys.rotations]
-        if keys.conjugation:
-            indices.append(2 * n - 1)
+        indices = list(automorphism_indices(parameters, keys).values())
         tag = pair.secretKey.GetKeyTag()
         portions = [indices[k::threads] for k in range(threads) if indices[k::threads]]
         with ThreadPoolExecutor(threads) as pool:
@@ -180,6 +188,15 @@ def generate_keys(
                 context.InsertEvalAutomorphismKey(made, tag)
     secret = SecretContext(context, pair.publicKey, pair.secretKey, parameters)
     return secret, ServerContext(context, tag, parameters)
+
+
+def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, int]:
+    """Galois element of every listed key: 5^r mod 2N rotates by r, 2N - 1 conjugates."""
+    order = 2 * parameters.ring_dimension
+    indices = {f"rotation by {r}": pow(5, r, order) for r in keys.rotations}
+    if keys.conjugation:
+        indices["conjugation"] = order - 1
+    return indices
 
 
 def _encode(context: Any, parameters: Parameters, vector: Vector, scale: float, level: int) -> Any:
