@@ -1,0 +1,102 @@
+"""Add, Sub, Mul, Div, Neg, Pow with numpy's broadcasting."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fhecompile.frontend import maps
+from fhecompile.frontend.lowering import (
+    FloatArray,
+    NodeLowering,
+    Shape,
+    Tensor,
+    UnsupportedNodeError,
+    Value,
+)
+
+MAX_POWER = 32
+
+
+def _shape(call: NodeLowering) -> Shape:
+    shapes = call.value(0).shape, call.value(1).shape
+    shape = call.broadcast_shape(*shapes)
+    if shape is None:
+        call.invalid(f"shapes {shapes[0]} and {shapes[1]} do not broadcast")
+    return shape
+
+
+def _scaled(
+    call: NodeLowering, x: Tensor, factor: FloatArray | float, bias: FloatArray | float
+) -> Tensor:
+    shape = _shape(call) if len(call.inputs) > 1 else x.shape
+    return call.affine([(x, maps.scaling(x.shape, shape, factor))], shape, bias)
+
+
+def _doubles(value: Value) -> FloatArray:
+    return np.asarray(value, np.float64)
+
+
+def lower_add(call: NodeLowering) -> Tensor:
+    """a + b."""
+    a, b = call.value(0), call.value(1)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        shape = _shape(call)
+        return call.add_values(call.expanded(a, shape), call.expanded(b, shape))
+    if isinstance(a, Tensor):
+        return _scaled(call, a, 1.0, _doubles(b))
+    return _scaled(call, call.tensor(1), 1.0, _doubles(a))
+
+
+def lower_sub(call: NodeLowering) -> Tensor:
+    """a - b; of two values one affine node with maps 1 and -1."""
+    a, b = call.value(0), call.value(1)
+    shape = _shape(call)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        terms = [(a, maps.scaling(a.shape, shape)), (b, maps.scaling(b.shape, shape, -1.0))]
+        return call.affine(terms, shape)
+    if isinstance(a, Tensor):
+        return _scaled(call, a, 1.0, -_doubles(b))
+    return _scaled(call, call.tensor(1), -1.0, _doubles(a))
+
+
+def lower_mul(call: NodeLowering) -> Tensor:
+    """a * b."""
+    a, b = call.value(0), call.value(1)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        shape = _shape(call)
+        a, b = (x if x.size == 1 else call.expanded(x, shape) for x in (a, b))
+        return call.multiply_values(a, b, shape)
+    if isinstance(a, Tensor):
+        return _scaled(call, a, _doubles(b), 0.0)
+    return _scaled(call, call.tensor(1), _doubles(a), 0.0)
+
+
+def lower_div(call: NodeLowering) -> Tensor:
+    """a / b for a constant b."""
+    if isinstance(call.value(1), Tensor):
+        raise UnsupportedNodeError("Div by a ciphertext")
+    with np.errstate(divide="ignore"):
+        factor = 1.0 / call.weights(1, "divisor")
+    return _scaled(call, call.tensor(0), factor, 0.0)
+
+
+def lower_neg(call: NodeLowering) -> Tensor:
+    """-a."""
+    return _scaled(call, call.tensor(0), -1.0, 0.0)
+
+
+def lower_pow(call: NodeLowering) -> Value:
+    """a ** n for one positive integer n."""
+    if isinstance(call.value(1), Tensor):
+        raise UnsupportedNodeError("Pow with an encrypted exponent")
+    x = call.tensor(0)
+    exponents = np.unique(call.weights(1, "exponent"))
+    if exponents.size != 1:
+        raise UnsupportedNodeError("Pow with several exponents")
+    exponent = float(exponents[0])
+    if not (exponent.is_integer() and 1 <= exponent <= MAX_POWER):
+        raise UnsupportedNodeError(f"Pow with exponent {exponent:g}")
+    x = call.expanded(x, _shape(call))
+    if exponent == 1:
+        return x
+    return call.polynomial(x, [0.0] * int(exponent) + [1.0])

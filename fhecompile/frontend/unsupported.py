@@ -1,0 +1,93 @@
+"""Collects the nodes that cannot be compiled and reports them all in one error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fhecompile.errors import FheCompileError
+
+POLYNOMIAL = (
+    "replace it by a polynomial activation such as x*x or HerPN (models/ shows how) and fine-tune"
+)
+AFTER_DECRYPTION = (
+    "take it off the exported model and apply it after decryption, or replace by a polynomial"
+)
+AVERAGE = "replace it by AveragePool and fine-tune"
+GENERIC = "rewrite the network with supported operators, or take it off the exported model"
+
+SUGGESTIONS = {
+    **dict.fromkeys(
+        (
+            "Relu",
+            "LeakyRelu",
+            "PRelu",
+            "Elu",
+            "Selu",
+            "Celu",
+            "Gelu",
+            "Mish",
+            "HardSwish",
+            "ThresholdedRelu",
+            "Clip",
+            "Softplus",
+            "Softsign",
+            "Abs",
+        ),
+        POLYNOMIAL,
+    ),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "LpPool", "GlobalLpPool"), AVERAGE),
+    **dict.fromkeys(
+        (
+            "Softmax",
+            "LogSoftmax",
+            "Hardmax",
+            "Sigmoid",
+            "HardSigmoid",
+            "Tanh",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Erf",
+            "Reciprocal",
+            "ArgMax",
+            "ArgMin",
+            "TopK",
+            "LpNormalization",
+            "ReduceL2",
+        ),
+        AFTER_DECRYPTION,
+    ),
+    "Pow": "use a small positive integer exponent",
+    "Div": "multiply by a polynomial that approximates the reciprocal, or divide after decryption",
+    "MatMul": "multiply by constant weights; products of encrypted matrices are not compiled",
+    "Gemm": "multiply by constant weights; products of encrypted matrices are not compiled",
+}
+
+
+@dataclass
+class UnsupportedNodes:
+    """The nodes found so far, by operator and reason."""
+
+    groups: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def add(self, op_type: str, reason: str, node: str) -> None:
+        """Notes one node."""
+        self.groups.setdefault((op_type, reason), []).append(node)
+
+    def raise_if_any(self, place: str) -> None:
+        """Raises one `unsupported-operators` error that names every group."""
+        if not self.groups:
+            return
+        lines, hints = [], []
+        total = sum(len(names) for names in self.groups.values())
+        for (op_type, reason), names in self.groups.items():
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            lines.append(f"  {len(names)} x {op_type}: {reason} ({shown})")
+            hints.append(f"{op_type}: {SUGGESTIONS.get(op_type, GENERIC)}")
+        noun = "node" if total == 1 else "nodes"
+        raise FheCompileError(
+            "unsupported-operators",
+            "\n".join([f"{total} {noun} cannot be compiled:", *lines]),
+            node=place,
+            hint="\n        ".join(dict.fromkeys(hints)),
+        )
