@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fhecompile.ckks.bsgs import RotationCosts, Split, choose_split
+from fhecompile.ckks.bsgs import Split, choose_split, rotation_costs
 from fhecompile.ckks.diagonals import DiagonalMap
+from fhecompile.ckks.parameters import Parameters
 from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.scales import ScalePlan
 from fhecompile.ir.tensor import Affine, is_product_free
 from passes.assign_layouts import Layouts
 
@@ -42,11 +44,11 @@ class LoweredMaps:
 class LowerAffine(Pass):
     """See the module docstring."""
 
-    needs: ClassVar[tuple[type, ...]] = (Layouts,)
+    needs: ClassVar[tuple[type, ...]] = (Layouts, Parameters, ScalePlan)
     gives: ClassVar[tuple[type, ...]] = (LoweredMaps,)
 
     def run(self, program: Program) -> PassResult:
-        layouts = program.facts[Layouts]
+        layouts, plan = program.facts[Layouts], program.facts[ScalePlan]
         groups: dict[str, tuple[MapGroup, ...]] = {}
         remarks = []
         keys: frozenset[int] = frozenset()
@@ -61,7 +63,9 @@ class LowerAffine(Pass):
             made = []
             for members in by_period.values():
                 operands, maps = zip(*members, strict=True)
-                split = choose_split(maps, RotationCosts(), keys)
+                level = max(plan.level[name] for name in node.inputs)
+                costs = rotation_costs(program.facts[Parameters], level)
+                split = choose_split(maps, costs, keys)
                 maps = tuple(m.with_window(split.window) for m in maps)
                 made.append(MapGroup(operands, maps, split))
                 keys |= _rotations(made[-1])

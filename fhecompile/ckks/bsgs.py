@@ -17,18 +17,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.diagonals import DiagonalMap
+from fhecompile.ckks.operations import ValueType
+from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import InternalError
 
 
 @dataclass(frozen=True)
 class RotationCosts:
-    """Relative cost of the steps (measured: milliseconds at N = 2^16, 25 towers, 2 threads)."""
+    """Seconds of the steps; `key` is what one more rotation key is worth avoiding."""
 
-    hoist: float = 104.0
-    baby: float = 100.0
-    giant: float = 143.0
-    key: float = 20.0
+    hoist: float
+    baby: float
+    giant: float
+    key: float
+
+
+KEY_WORTH = 0.2  # of a baby step: key generation and memory against evaluation time
+
+
+def rotation_costs(parameters: Parameters, level: int) -> RotationCosts:
+    """The predicted costs at a level (`fhecompile.ckks.cost`)."""
+    x = ValueType("ciphertext", level, 0.0)
+    extended = ValueType("extended", level, 0.0)
+    baby = operation_seconds("rotate_hoisted", [x, x], {"offset": 1}, parameters)
+    return RotationCosts(
+        hoist=operation_seconds("hoist", [x], {}, parameters),
+        baby=baby,
+        giant=operation_seconds("rotate_extended", [x], {"offset": 1}, parameters)
+        + operation_seconds("add_extended", [extended, extended], {}, parameters),
+        key=KEY_WORTH * baby,
+    )
 
 
 @dataclass(frozen=True)

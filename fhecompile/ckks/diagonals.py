@@ -97,10 +97,11 @@ class DiagonalMap:
         for term in self.linear_map.terms:
             for piece in _pieces(term):
                 place = self._place(piece, nothing, k)
-                key = (place.base + (place.offset & np.int32(k - 1))).ravel()
+                key = place.base + (place.offset & np.int32(k - 1))
                 if not np.all(piece.values):
-                    key = key[np.broadcast_to(piece.values != 0, piece.shape).ravel()]
-                counts += np.bincount(key, minlength=counts.size)
+                    shape = np.broadcast_shapes(key.shape, piece.values.shape)
+                    key = np.broadcast_to(key, shape)[np.broadcast_to(piece.values != 0, shape)]
+                counts += np.bincount(key.ravel(), minlength=counts.size)
         counts = counts[:nothing]
         rest, residue = np.divmod(np.flatnonzero(counts), k)
         acc, ct = np.divmod(rest, inputs)
@@ -138,8 +139,8 @@ class DiagonalMap:
                 place = self._place(piece, nothing, slots)
                 target = number[place.base + (place.offset & np.int32(slots - 1))]
                 target += place.at * np.int32(2) + place.part
-                weights = np.broadcast_to(piece.values, piece.shape).ravel()
-                np.add.at(flat, target.ravel(), weights)
+                target, weights = np.broadcast_arrays(target, piece.values)
+                np.add.at(flat, target.ravel(), weights.ravel())
         flat = flat[: len(wanted) * period * 2]
         if self.packing in ("pair", "fold"):
             flat *= 0.5

@@ -316,8 +316,8 @@ def collapse(array: FloatArray) -> FloatArray:
 
 def _tidy(term: LinearTerm) -> LinearTerm:
     """Collapses constant axes of the three arrays and drops axes that are 1 in all of them."""
-    values = collapse(term.values)
-    out, inn = _collapse_index(term.out_index), _collapse_index(term.in_index)
+    values = _collapse_constant(term.values)  # not `collapse`: a NaN among weights must stay
+    out, inn = _collapse_constant(term.out_index), _collapse_constant(term.in_index)
     shape = term.shape
     lost = [
         axis
@@ -338,13 +338,14 @@ def _squeezed(array: NDArray[AnyScalar], keep: list[int]) -> NDArray[AnyScalar]:
     return array.reshape([array.shape[axis] for axis in keep])
 
 
-def _collapse_index(index: IndexArray) -> IndexArray:
-    for axis in range(index.ndim):
-        if index.shape[axis] > 1:
-            first = index.take([0], axis=axis)
-            if np.array_equal(np.broadcast_to(first, index.shape), index):
-                index = first
-    return np.ascontiguousarray(index)
+def _collapse_constant(array: NDArray[AnyScalar]) -> NDArray[AnyScalar]:
+    """Reduces every axis along which `array` is constant to length 1."""
+    for axis in range(array.ndim):
+        if array.shape[axis] > 1:
+            first = array.take([0], axis=axis)
+            if np.array_equal(np.broadcast_to(first, array.shape), array):
+                array = first
+    return array.copy(order="C")
 
 
 def stack(maps: Sequence[LinearMap], shared_input: bool) -> LinearMap:

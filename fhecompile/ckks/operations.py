@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, Literal
 
 Kind = Literal["ciphertext", "digits", "extended"]
@@ -43,14 +44,14 @@ class Operation:
 
     Args:
         arity: number of operands, None for one or more.
-        attributes: name -> type of each attribute; all are required.
+        attributes: name -> type of each attribute, a number or a list; all are required.
         rule: result type from (operand types, attributes, bits of a rescaling prime).
         key_switches: evaluation-key products the operation performs.
         kinds: kind of every operand.
     """
 
     arity: int | None
-    attributes: Mapping[str, type]
+    attributes: Mapping[str, type | GenericAlias]
     rule: Rule
     key_switches: int = 0
     kinds: tuple[Kind, ...] = ("ciphertext",)
@@ -129,6 +130,13 @@ def _scale_up(operands: Sequence[ValueType], attributes: Attributes, __: int) ->
     return ValueType("ciphertext", x.level, x.scale + bits)
 
 
+def _rotate_hoisted(operands: Sequence[ValueType], _: Attributes, __: int) -> ValueType:
+    x, digits = operands
+    if x.level != digits.level:
+        raise OperationError(f"operands at levels {x.level} and {digits.level}")
+    return x
+
+
 def _rotate_sum(operands: Sequence[ValueType], attributes: Attributes, __: int) -> ValueType:
     if len(attributes["offsets"]) != len(operands):
         raise OperationError("needs one offset per operand")
@@ -141,13 +149,17 @@ OPERATIONS: dict[str, Operation] = {
     "rotate": Operation(1, {"offset": int}, _same, 1),
     "conjugate": Operation(1, {}, _same, 1),
     "hoist": Operation(1, {}, _kind("digits")),
-    "rotate_hoisted": Operation(2, {"offset": int}, _same, 1, kinds=("ciphertext", "digits")),
-    "rotate_sum": Operation(None, {"offsets": list}, _rotate_sum),
+    "rotate_hoisted": Operation(
+        2, {"offset": int}, _rotate_hoisted, 1, kinds=("ciphertext", "digits")
+    ),
+    "rotate_sum": Operation(None, {"offsets": list[int]}, _rotate_sum),
     "rotate_extended": Operation(1, {"offset": int}, _kind("extended"), 1),
     "add_extended": Operation(2, {}, _alike, kinds=("extended", "extended")),
     "key_switch_down": Operation(1, {}, _same, kinds=("extended",)),
     "dot_plain": Operation(
-        None, {"maps": list, "diagonals": list, "scales": list, "rotation": int}, _dot
+        None,
+        {"maps": list[int], "diagonals": list[int], "scales": list[float], "rotation": int},
+        _dot,
     ),
     "mul_plain": Operation(1, {"vector": int, "part": int, "scale": float}, _mul_plain),
     "add_plain": Operation(1, {"vector": int, "part": int}, _same),
@@ -183,15 +195,23 @@ def result_type(
     if set(attributes) != set(operation.attributes):
         raise OperationError(f"has the attributes {sorted(attributes)}")
     for name, kind in operation.attributes.items():
-        value = attributes[name]
-        if isinstance(value, bool) or not isinstance(
-            value, (int, float) if kind is float else kind
-        ):
-            raise OperationError(f"attribute {name} is not of type {kind.__name__}")
+        if not _is_of(attributes[name], kind):
+            text = str(kind) if isinstance(kind, GenericAlias) else kind.__name__
+            raise OperationError(f"attribute {name} is not of type {text}")
     result = operation.rule(operands, attributes, prime_bits)
     if op == "add_extended":
         return ValueType("extended", result.level, result.scale)
     return result
+
+
+def _is_of(value: object, kind: type | GenericAlias) -> bool:
+    """Whether an attribute's value is of its type; numbers are finite and fit 64 bits."""
+    if isinstance(kind, GenericAlias):
+        (item,) = kind.__args__
+        return isinstance(value, list) and all(_is_of(x, item) for x in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return (isinstance(value, int) or kind is float) and abs(value) < 2**63
 
 
 def automorphisms(op: str, attributes: Attributes) -> list[int]:
