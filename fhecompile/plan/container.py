@@ -8,20 +8,20 @@ executed or opened; every byte is covered by one SHA-256, so that damage is foun
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
 
 from fhecompile.errors import FheCompileError
 
 MAGIC = "fheplan"
+_DTYPES = {"<f8": "F64", "<f4": "F32", "<i8": "I64", "<i4": "I32"}
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -31,42 +31,35 @@ def digest(program: bytes, arrays: Arrays) -> str:
     h.update(len(program).to_bytes(8, "little"))
     h.update(program)
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]
         h.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         h.update(array.tobytes())
     return h.hexdigest()
 
 
-def write_container(path: Path, version: int, program: bytes, arrays: Arrays) -> None:
-    """Writes the file under a temporary name and renames it, so that no half file is ever seen."""
+def encode_container(version: int, program: bytes, arrays: Arrays) -> bytes:
+    """The bytes of a plan file; equal plans give equal bytes."""
     metadata = {
         "format": MAGIC,
         "version": str(version),
         "sha256": digest(program, arrays),
         "program": program.decode(),
     }
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data = save_safetensors(plain, metadata)
-    directory = path.parent if str(path.parent) else Path(".")
-    try:
-        handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{path.name}.")
-    except OSError as error:
-        raise FheCompileError(
-            "cannot-write",
-            f"cannot write there ({error.strerror})",
-            node=str(path),
-            hint="choose another place with -o",
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    header: dict[str, Any] = {"__metadata__": metadata}
+    blocks, position = [], 0
+    for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name)):  # keeps alignment
+        array = arrays[name]
+        block = array.tobytes()
+        header[name] = {
+            "dtype": _DTYPES[array.dtype.str],
+            "shape": array.shape,
+            "data_offsets": [position, position + len(block)],
+        }
+        position += len(block)
+        blocks.append(block)
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *blocks])
 
 
 def read_container(path: Path, version: int) -> tuple[bytes, dict[str, NDArray[np.generic]]]:
@@ -77,17 +70,14 @@ def read_container(path: Path, version: int) -> tuple[bytes, dict[str, NDArray[n
         raise FheCompileError(
             "no-such-file", f"cannot read the plan ({error.strerror})", node=str(path)
         ) from error
+    if len(data) > 8 and data[8:9] != b"{":
+        raise _not_a_plan(path)
     try:
         metadata = _metadata(data)
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     if metadata.get("format") != MAGIC:
-        raise FheCompileError(
-            "not-a-plan",
-            "this is not a plan file",
-            node=str(path),
-            hint="make one with: fhecompile model.onnx",
-        )
+        raise _not_a_plan(path)
     if metadata.get("version") != str(version):
         raise FheCompileError(
             "plan-version",
@@ -119,8 +109,17 @@ def _metadata(data: bytes) -> dict[str, str]:
         header = msgspec.json.decode(data[8 : 8 + length])
         metadata = header.get("__metadata__", {})
         return {str(key): str(value) for key, value in metadata.items()}
-    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError("its header is not readable") from error
+
+
+def _not_a_plan(path: Path) -> FheCompileError:
+    return FheCompileError(
+        "not-a-plan",
+        "this is not a plan file",
+        node=str(path),
+        hint="make one with: fhecompile model.onnx",
+    )
 
 
 def _damaged(path: Path, reason: str) -> FheCompileError:

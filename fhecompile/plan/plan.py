@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.diagonals import Diagonal, DiagonalMap
-from fhecompile.ckks.layout import Digit, Layout
+from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.linear_map import LinearMap, LinearTerm
 from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import FheCompileError
-from fhecompile.plan.container import Arrays, read_container, write_container
+from fhecompile.plan.container import Arrays, encode_container, read_container
+from fhecompile.plan.files import write_atomically
 from fhecompile.plan.schema import FORMAT_VERSION, Program
-from fhecompile.plan.validate import check_program
+from fhecompile.plan.validate import check_program, make_layouts
 
 
 @dataclass(eq=False)
@@ -35,7 +36,7 @@ class Plan:
         text, arrays = read_container(path, FORMAT_VERSION)
         try:
             program = msgspec.json.decode(text, type=Program)
-        except msgspec.ValidationError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise FheCompileError(
                 "plan-invalid", f"the plan's program is not valid: {error}", node=str(path)
             ) from error
@@ -50,20 +51,23 @@ class Plan:
 
     def save(self, path: str | Path) -> int:
         """Writes the plan file (atomically); returns its size in bytes."""
-        path = Path(path)
-        write_container(path, FORMAT_VERSION, msgspec.json.encode(self.program), self.arrays)
-        return path.stat().st_size
+        data = self.encode()
+        write_atomically(Path(path), data)
+        return len(data)
+
+    def encode(self) -> bytes:
+        """The bytes of the plan file."""
+        return encode_container(FORMAT_VERSION, msgspec.json.encode(self.program), self.arrays)
 
     def validate(self) -> None:
         """Checks every reference, layout and operation; ValueError with the first problem."""
-        self.__dict__["types"] = check_program(self.program, self.arrays)
-        for layout in self.layouts:
-            layout.verify()
+        layouts, types = check_program(self.program, self.arrays)
+        self.__dict__.update(layouts=layouts, types=types)
 
     @cached_property
     def types(self) -> list[ValueType]:
         """Type of every operation's value."""
-        return check_program(self.program, self.arrays)
+        return check_program(self.program, self.arrays)[1]
 
     @cached_property
     def parameters(self) -> Parameters:
@@ -73,15 +77,7 @@ class Plan:
     @cached_property
     def layouts(self) -> list[Layout]:
         """All layouts, by number."""
-        return [
-            Layout(
-                info.shape,
-                self.parameters.slots,
-                info.period,
-                tuple(Digit(*msgspec.structs.astuple(d)) for d in info.digits),
-            )
-            for info in self.program.layouts
-        ]
+        return make_layouts(self.program)
 
     @cached_property
     def maps(self) -> list[tuple[DiagonalMap, list[Diagonal]]]:

@@ -1,52 +1,95 @@
 """Validation of an untrusted plan: everything it refers to exists and every operation type-checks.
 
 Runs before anything else looks at a plan. Sizes are bounded before arrays are made from them, so
-that a plan cannot ask for unbounded memory.
+that a small file cannot ask for much memory.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence, Sized
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fhecompile.ckks.diagonals import DiagonalMap
+from fhecompile.ckks.layout import Digit, Layout
+from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ckks.operations import OperationError, ValueType, automorphisms, result_type
 from fhecompile.ckks.parameters import MAX_LOG_QP, MAX_PRIME_BITS, Parameters
+from fhecompile.errors import InternalError
 from fhecompile.plan.container import Arrays
-from fhecompile.plan.schema import LayoutInfo, MapInfo, Program
+from fhecompile.plan.schema import (
+    FORMAT_VERSION,
+    LayoutInfo,
+    MapInfo,
+    OperationInfo,
+    Program,
+    TensorInfo,
+    VectorInfo,
+)
 
-MAX_ELEMENTS = 1 << 28
+MAX_RANK = 16
+MAX_ELEMENTS = 1 << 24  # of one tensor
+MAX_ALL_ELEMENTS = 1 << 26  # of all layouts together
+MAX_CIPHERTEXTS = 1024  # of one tensor
+MAX_DIGITS = 64  # of one layout
+MAX_POINTS = 1 << 32  # of one term of a linear map
+MAX_EXPANDED_BYTES = 1 << 34  # of one linear map's diagonals
+MAX_SCALE_BITS = 400  # 2^scale is a float64
 
 
-def check_program(program: Program, arrays: Arrays) -> list[ValueType]:
-    """The type of every operation's value; ValueError with the first problem found."""
+def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[ValueType]]:
+    """(all layouts, the type of every operation's value).
+
+    Raises:
+        ValueError: the first problem found, in words.
+    """
+    if program.format_version != FORMAT_VERSION:
+        raise ValueError(f"it says it is of format version {program.format_version}")
     slots = _check_parameters(program)
-    for number, layout in enumerate(program.layouts):
-        _check_layout(f"layout {number}", layout, slots)
-    for kind, tensors in (("input", program.inputs), ("output", program.outputs)):
-        for tensor in tensors:
-            _index(tensor.layout, program.layouts, f"layout of {kind} {tensor.name}")
-            if math.prod(tensor.shape) != math.prod(program.layouts[tensor.layout].shape):
-                raise ValueError(f"{kind} {tensor.name} does not have the shape of its layout")
+    for number, info in enumerate(program.layouts):
+        _check_layout(f"layout {number}", info, slots)
+    if sum(math.prod(info.shape) for info in program.layouts) > MAX_ALL_ELEMENTS:
+        raise ValueError("its layouts have too many elements")
+    layouts = make_layouts(program)
+    for number, layout in enumerate(layouts):
+        _check_positions(f"layout {number}", layout)
+    _check_tensors("input", program.inputs, layouts)
+    _check_tensors("output", program.outputs, layouts)
     for number, vector in enumerate(program.vectors):
-        _index(vector.layout, program.layouts, f"layout of vector {number}")
-        values = _array(arrays, vector.values, np.floating)
-        try:
-            fits = np.broadcast_shapes(values.shape, program.layouts[vector.layout].shape)
-        except ValueError:
-            fits = ()
-        if fits != program.layouts[vector.layout].shape:
-            raise ValueError(f"vector {number} does not fit its layout")
-    for number, info in enumerate(program.maps):
-        _check_map(f"map {number}", info, program, arrays)
-    return _check_operations(program, arrays, slots)
+        _check_vector(f"vector {number}", vector, layouts, arrays)
+    for number, linear_map in enumerate(program.maps):
+        _check_map(f"map {number}", linear_map, program, layouts, arrays)
+    for offset in program.keys.rotations:
+        if not 0 < offset < slots:
+            raise ValueError(f"it lists a key for the rotation {offset}")
+    prediction = program.prediction
+    if min(prediction.error, prediction.output_range, prediction.peak_bytes) < 0:
+        raise ValueError("its predictions are negative")
+    return layouts, _Operations(program, layouts, arrays, slots).check()
+
+
+def make_layouts(program: Program) -> list[Layout]:
+    """The layouts of a program, by number."""
+    slots = program.parameters.ring_dimension // 2
+    return [
+        Layout(
+            info.shape,
+            slots,
+            info.period,
+            tuple(Digit(d.axis, d.divisor, d.radix, d.place, d.stride) for d in info.digits),
+        )
+        for info in program.layouts
+    ]
 
 
 def _check_parameters(program: Program) -> int:
     p = program.parameters
     if p.ring_dimension not in {1 << k for k in range(4, 18)}:
         raise ValueError(f"ring dimension {p.ring_dimension}")
-    if not (1 <= p.levels <= 200 and 1 <= p.digits <= p.levels + 1):
+    if not (0 <= p.levels <= 200 and 1 <= p.digits <= p.levels + 1):
         raise ValueError(f"{p.levels} levels and {p.digits} digits")
     if not (15 <= p.prime_bits <= MAX_PRIME_BITS and 15 <= p.first_prime_bits <= MAX_PRIME_BITS):
         raise ValueError(f"primes of {p.prime_bits} and {p.first_prime_bits} bits")
@@ -66,28 +109,74 @@ def _check_parameters(program: Program) -> int:
     return parameters.slots
 
 
+def _check_shape(name: str, shape: Sequence[int]) -> None:
+    fits = len(shape) <= MAX_RANK and all(1 <= n <= MAX_ELEMENTS for n in shape)
+    if not fits or math.prod(shape) > MAX_ELEMENTS:
+        text = "x".join(str(n) if abs(n) <= MAX_ELEMENTS else "..." for n in shape[:MAX_RANK])
+        raise ValueError(f"{name} has the shape {text}")
+
+
 def _check_layout(name: str, info: LayoutInfo, slots: int) -> None:
-    if not info.shape or min(info.shape) < 1 or math.prod(info.shape) > MAX_ELEMENTS:
-        raise ValueError(f"{name} has the shape {info.shape}")
+    _check_shape(name, info.shape)
     if info.period < 1 or info.period & (info.period - 1) or info.period > slots:
         raise ValueError(f"{name} has the period {info.period}")
+    if len(info.digits) > MAX_DIGITS:
+        raise ValueError(f"{name} has {len(info.digits)} digits")
+    limits = {"slot": slots, "ciphertext": MAX_CIPHERTEXTS, "complex": 2}
     for digit in info.digits:
         if not 0 <= digit.axis < len(info.shape):
             raise ValueError(f"{name} has a digit of axis {digit.axis}")
-        if min(digit.divisor, digit.radix, digit.stride) < 1:
-            raise ValueError(f"{name} has the digit {digit}")
-        limit = {"slot": slots, "ciphertext": 4096, "complex": 2}[digit.place]
+        if not all(1 <= n <= MAX_ELEMENTS for n in (digit.divisor, digit.radix, digit.stride)):
+            raise ValueError(f"{name} has a digit with a number out of range")
         reach = min(digit.radix - 1, (info.shape[digit.axis] - 1) // digit.divisor)
-        if reach * digit.stride >= limit:
+        if reach * digit.stride >= limits[digit.place]:
             raise ValueError(f"{name} has a digit that reaches past its place")
 
 
-def _check_map(name: str, info: MapInfo, program: Program, arrays: Arrays) -> None:
+def _check_positions(name: str, layout: Layout) -> None:
+    try:
+        layout.verify()
+    except InternalError as error:
+        raise ValueError(str(error)) from None
+    if layout.ciphertexts > MAX_CIPHERTEXTS or layout.positions[2].max() > 1:
+        raise ValueError(f"{name} has digits that together reach past their place")
+
+
+def _check_tensors(kind: str, tensors: Sequence[TensorInfo], layouts: Sequence[Layout]) -> None:
+    names = [tensor.name for tensor in tensors]
+    for tensor in tensors:
+        name = f"{kind} {tensor.name}"
+        if names.count(tensor.name) > 1:
+            raise ValueError(f"there are two {kind}s {tensor.name}")
+        _check_shape(name, tensor.shape)
+        _index(tensor.layout, layouts, f"layout of {name}")
+        if math.prod(tensor.shape) != layouts[tensor.layout].size:
+            raise ValueError(f"{name} does not have the shape of its layout")
+        if not tensor.low <= tensor.high:
+            raise ValueError(f"{name} has the range {tensor.low:g} to {tensor.high:g}")
+
+
+def _check_vector(name: str, info: VectorInfo, layouts: Sequence[Layout], arrays: Arrays) -> None:
+    _index(info.layout, layouts, f"layout of {name}")
+    values = _array(arrays, info.values, np.floating)
+    shape = layouts[info.layout].shape
+    try:
+        fits = np.broadcast_shapes(values.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} does not fit its layout")
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"{name} has values that are not finite")
+
+
+def _check_map(
+    name: str, info: MapInfo, program: Program, layouts: Sequence[Layout], arrays: Arrays
+) -> None:
     for number in (info.source, info.target):
-        _index(number, program.layouts, f"layout of {name}")
+        _index(number, layouts, f"layout of {name}")
     _index(info.layer, program.layers, f"layer of {name}")
-    in_size = math.prod(program.layouts[info.source].shape)
-    out_size = math.prod(program.layouts[info.target].shape)
+    source, target = layouts[info.source], layouts[info.target]
     for term in info.terms:
         values = _array(arrays, term.values, np.floating)
         out = _array(arrays, term.out_index, np.int32)
@@ -98,76 +187,141 @@ def _check_map(name: str, info: MapInfo, program: Program, arrays: Arrays) -> No
             shape = np.broadcast_shapes(values.shape, out.shape, inn.shape)
         except ValueError:
             raise ValueError(f"{name} has a term whose arrays do not broadcast") from None
-        if math.prod(shape) > MAX_ELEMENTS:
+        if not 0 < math.prod(shape) <= MAX_POINTS:
             raise ValueError(f"{name} has a term of {math.prod(shape)} points")
-        for index, size in ((out, out_size), (inn, in_size)):
-            if index.size and (int(index.min()) < -1 or int(index.max()) >= size):
+        for index, size in ((out, target.size), (inn, source.size)):
+            if int(index.min()) < -1 or int(index.max()) >= size:
                 raise ValueError(f"{name} has an index outside its tensor")
         if not np.all(np.isfinite(values)):
             raise ValueError(f"{name} has weights that are not finite")
-    diagonals = _array(arrays, info.diagonals, np.int32)
-    if diagonals.ndim != 2 or diagonals.shape[1] != 3:
+    if source.is_complex:
+        raise ValueError(f"{name} reads imaginary parts")
+    if (info.packing == "direct") != target.is_complex:
+        raise ValueError(f"{name} has the packing {info.packing}, which its target does not suit")
+    if info.packing == "fold" and min(source.period, target.period) < 2:
+        raise ValueError(f"{name} folds a single slot")
+    empty = LinearMap((), target.size, source.size)
+    _check_diagonals(name, info, DiagonalMap(empty, source, target, info.packing), arrays)
+
+
+def _check_diagonals(name: str, info: MapInfo, dm: DiagonalMap, arrays: Arrays) -> None:
+    if not 0 <= info.window < dm.modulus:
+        raise ValueError(f"{name} has the window {info.window} of {dm.modulus}")
+    rows = _array(arrays, info.diagonals, np.int32)
+    if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(f"{name} has a malformed list of diagonals")
+    low = np.array([0, 0, -info.window])
+    high = np.array([dm.accumulators, dm.source.ciphertexts, dm.modulus - info.window])
+    if np.any(rows < low) or np.any(rows >= high):
+        raise ValueError(f"{name} has a diagonal out of range")
+    if np.unique(rows, axis=0).shape != rows.shape:
+        raise ValueError(f"{name} has one diagonal twice")
+    if len(rows) * dm.period * 16 > MAX_EXPANDED_BYTES:
+        raise ValueError(f"{name} has too many diagonals")
 
 
-def _check_operations(program: Program, arrays: Arrays, slots: int) -> list[ValueType]:
-    types: list[ValueType] = []
-    levels = program.parameters.levels
-    keys = set(program.keys.rotations)
-    for number, info in enumerate(program.operations):
-        place = f"operation {number} ({info.op})"
+class _Operations:
+    """Checks the operations in order and collects their types."""
+
+    def __init__(
+        self, program: Program, layouts: Sequence[Layout], arrays: Arrays, slots: int
+    ) -> None:
+        self.program, self.layouts, self.arrays, self.slots = program, layouts, arrays, slots
+        self.rotations = set(program.keys.rotations)
+        self.types: list[ValueType] = []
+        self.extended_uses: set[int] = set()
+        self.parts: dict[str, set[tuple[int, int]]] = {"input": set(), "output": set()}
+
+    def check(self) -> list[ValueType]:
+        for number, info in enumerate(self.program.operations):
+            self._check_operation(f"operation {number} ({info.op})", number, info)
+        for kind, tensors in (("input", self.program.inputs), ("output", self.program.outputs)):
+            for number, tensor in enumerate(tensors):
+                for part in range(self.layouts[tensor.layout].ciphertexts):
+                    if (number, part) not in self.parts[kind]:
+                        raise ValueError(f"no operation is part {part} of {kind} {tensor.name}")
+        return self.types
+
+    def _check_operation(self, place: str, number: int, info: OperationInfo) -> None:
+        program = self.program
         _index(info.layer, program.layers, f"layer of {place}")
         if any(not 0 <= i < number for i in info.inputs):
             raise ValueError(f"{place} uses a value that is not made yet")
+        operands = [self.types[i] for i in info.inputs]
         try:
-            found = result_type(
-                info.op,
-                [types[i] for i in info.inputs],
-                info.attributes,
-                program.parameters.prime_bits,
-            )
+            found = result_type(info.op, operands, info.attributes, program.parameters.prime_bits)
         except OperationError as error:
             raise ValueError(f"{place} {error}") from None
-        if not 0 <= found.level <= levels or not math.isfinite(found.scale):
+        levels = program.parameters.levels
+        if not 0 <= found.level <= levels:
             raise ValueError(f"{place} is at level {found.level} of {levels}")
+        if not abs(found.scale) <= MAX_SCALE_BITS:
+            raise ValueError(f"{place} is at scale 2^{found.scale:g}")
+        for operand, kind in zip(info.inputs, operands, strict=True):
+            if kind.kind == "extended":  # backends add in place
+                if operand in self.extended_uses:
+                    raise ValueError(f"{place} uses an extended value a second time")
+                self.extended_uses.add(operand)
+        self._check_rotations(place, info)
+        if info.op == "dot_plain":
+            self._check_products(place, info)
+        elif info.op in ("mul_plain", "add_plain"):
+            vector = info.attributes["vector"]
+            _index(vector, program.vectors, f"vector of {place}")
+            self._check_part(place, info, program.vectors[vector].layout)
+        elif info.op in ("input", "output"):
+            self._check_end(place, info)
+        self.types.append(found)
+
+    def _check_rotations(self, place: str, info: OperationInfo) -> None:
+        keys, slots = self.program.keys, self.slots
         for offset in automorphisms(info.op, info.attributes):
-            if offset % slots and offset % slots not in keys:
+            if abs(offset) >= slots or (offset and offset % slots not in self.rotations):
                 raise ValueError(f"{place} rotates by {offset}, for which no key is listed")
-        if info.op == "conjugate" and not program.keys.conjugation:
+        if info.op == "conjugate" and not keys.conjugation:
             raise ValueError(f"{place} needs a conjugation key, which is not listed")
-        if info.op in ("mul", "square") and not program.keys.relinearisation:
+        if info.op in ("mul", "square") and not keys.relinearisation:
             raise ValueError(f"{place} needs a relinearisation key, which is not listed")
-        _check_references(place, info.op, info.attributes, program, arrays)
-        types.append(found)
-    return types
+        if info.op == "rotate_hoisted":
+            value, digits = info.inputs
+            made = self.program.operations[digits]
+            if made.op != "hoist" or made.inputs != (value,):
+                raise ValueError(f"{place} has the digits of another value")
+
+    def _check_products(self, place: str, info: OperationInfo) -> None:
+        a = info.attributes
+        for m, diagonal in zip(a["maps"], a["diagonals"], strict=True):
+            _index(m, self.program.maps, f"map of {place}")
+            listed = self.arrays[self.program.maps[m].diagonals]
+            _index(diagonal, listed, f"diagonal of {place}")
+        if abs(a["rotation"]) >= self.slots:
+            raise ValueError(f"{place} turns its constants by {a['rotation']}")
+
+    def _check_end(self, place: str, info: OperationInfo) -> None:
+        """An input or output: one operation per ciphertext of its tensor."""
+        a = info.attributes
+        tensors = self.program.inputs if info.op == "input" else self.program.outputs
+        _index(a["tensor"], tensors, f"tensor of {place}")
+        self._check_part(place, info, tensors[a["tensor"]].layout)
+        key = (a["tensor"], a["part"])
+        if key in self.parts[info.op]:
+            raise ValueError(f"{place} is part {key[1]} of tensor {key[0]} a second time")
+        self.parts[info.op].add(key)
+        if a.get("level"):
+            raise ValueError(f"{place} is at level {a['level']}, fresh ciphertexts are at level 0")
+
+    def _check_part(self, place: str, info: OperationInfo, layout: int) -> None:
+        part, count = info.attributes["part"], self.layouts[layout].ciphertexts
+        if not 0 <= part < count:
+            raise ValueError(f"{place} names part {part} of {count}")
 
 
-def _check_references(
-    place: str, op: str, attributes: dict[str, object], program: Program, arrays: Arrays
-) -> None:
-    if op in ("mul_plain", "add_plain"):
-        _index(attributes["vector"], program.vectors, f"vector of {place}")
-        part = attributes["part"]
-        if not isinstance(part, int) or not 0 <= part < 4096:
-            raise ValueError(f"{place} names part {part}")
-    elif op in ("input", "output"):
-        tensors = program.inputs if op == "input" else program.outputs
-        _index(attributes["tensor"], tensors, f"tensor of {place}")
-    elif op == "dot_plain":
-        maps, numbers = attributes["maps"], attributes["diagonals"]
-        assert isinstance(maps, list) and isinstance(numbers, list)
-        for m, number in zip(maps, numbers, strict=True):
-            _index(m, program.maps, f"map of {place}")
-            _index(number, arrays[program.maps[m].diagonals], f"diagonal of {place}")
+def _index(number: int, items: Sized, what: str) -> None:
+    if not 0 <= number < len(items):
+        raise ValueError(f"the {what} is number {number} of {len(items)}")
 
 
-def _index(number: object, items: object, what: str) -> None:
-    length = len(items)  # type: ignore[arg-type]
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < length:
-        raise ValueError(f"the {what} is number {number} of {length}")
-
-
-def _array(arrays: Arrays, name: str, kind: type) -> np.ndarray[tuple[int, ...], np.dtype]:  # type: ignore[type-arg]
+def _array(arrays: Arrays, name: str, kind: type[np.generic]) -> NDArray[Any]:
     array = arrays.get(name)
     if array is None:
         raise ValueError(f"the array {name} is missing")

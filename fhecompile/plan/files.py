@@ -1,0 +1,61 @@
+"""What compiler and runtime share of files: writing whole or not at all, naming an array in one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from fhecompile.errors import FheCompileError
+
+
+def check_writable(path: Path, option: str = "-o") -> None:
+    """Raises when a file cannot be written there; called before the work whose result it takes.
+
+    Args:
+        path: the file.
+        option: the command-line option that chooses it, for the hint.
+    """
+    if path.is_dir():
+        raise _cannot_write(path, "that is a folder", option)
+    if not path.parent.is_dir():
+        raise _cannot_write(path, f"there is no folder {path.parent}", option)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise _cannot_write(path, "no permission", option)
+
+
+def write_atomically(path: Path, data: bytes, option: str = "-o") -> None:
+    """Writes under a temporary name and renames, so that no half file is ever seen."""
+    target = Path(os.path.realpath(path))
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}"
+    try:
+        if target.exists() and not target.is_file():  # /dev/null is written, not replaced
+            target.write_bytes(data)
+            return
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error.strerror or str(error), option) from error
+        raise
+
+
+def split_array_name(text: str | Path) -> tuple[Path, str]:
+    """`data.npz:images` names one array of a file: (its path, the array's name or "")."""
+    path, _, array = str(text).rpartition(":")
+    return (Path(path), array) if path and not Path(text).exists() else (Path(text), "")
+
+
+def _cannot_write(path: Path, reason: str, option: str) -> FheCompileError:
+    return FheCompileError(
+        "cannot-write",
+        f"cannot write there ({reason})",
+        node=str(path),
+        hint=f"choose another place with {option}",
+    )
