@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fhecompile.errors import FheCompileError
 from fhecompile.options import CompileOptions
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ def compile_model(
     from passes.emit_plan import ModelIdentity
     from passes.infer_ranges import Calibration
 
+    _check_options(options)
     passes = PassManager(build_pipeline(options.passes))
+    if not any(Plan in p.gives for p in passes.passes):
+        raise FheCompileError(
+            "pipeline-order", "no pass of the pipeline gives a plan", hint="end it with emit_plan"
+        )
     imported = import_model(model, options.input_shapes)
     samples = (
         synthetic_calibration(imported.graph)
@@ -88,8 +94,6 @@ def compile_model(
 def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> CompileOptions:
     from dataclasses import fields, replace
 
-    from fhecompile.errors import FheCompileError
-
     known = [f.name for f in fields(CompileOptions)]
     for name in changes:
         if name not in known:
@@ -99,3 +103,19 @@ def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> Comp
                 hint=f"the options are: {', '.join(known)}",
             )
     return replace(options or CompileOptions(), **changes)
+
+
+def _check_options(options: CompileOptions) -> None:
+    from fhecompile.ckks.parameters import MAX_LOG_QP
+
+    rings = sorted({n for bounds in MAX_LOG_QP.values() for n in bounds})
+    n = options.ring_dimension
+    wrong = ""
+    if not 1 <= options.precision_bits <= 40:
+        wrong = f"precision_bits is {options.precision_bits:g}, allowed are 1 to 40"
+    elif options.security_bits not in MAX_LOG_QP:
+        wrong = f"security_bits is {options.security_bits}, allowed are 128, 192 and 256"
+    elif n is not None and (n & (n - 1) or not 16 <= n <= rings[-1]):
+        wrong = f"ring_dimension is {n}, allowed are powers of two from 16 to {rings[-1]}"
+    if wrong:
+        raise FheCompileError("option-value", wrong)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import sys
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from fhecompile.errors import FheCompileError
@@ -52,7 +54,7 @@ def _items(text: str) -> list[tuple[str, str]]:
 
 
 def _make(name: str, options: str) -> Pass:
-    kind = _find(name)
+    kind = find_pass(name)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     values: dict[str, object] = {}
     for part in filter(None, (p.strip() for p in options.split(";"))):
@@ -84,7 +86,49 @@ def _value(name: str, key: str, text: str, default: object) -> object:
     )
 
 
-def _find(name: str) -> type[Pass]:
+@dataclass(frozen=True)
+class PassDescription:
+    """A pass for `fhecompile passes`: its options with their defaults, and what it does."""
+
+    name: str
+    options: dict[str, bool | int | float]
+    text: str
+
+    @property
+    def options_text(self) -> str:
+        """The options as a pipeline text gives them."""
+        parts = [
+            f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in self.options.items()
+        ]
+        return f"{{{';'.join(parts)}}}" if parts else ""
+
+
+def describe_passes() -> list[PassDescription]:
+    """All passes, in the order of `pass_names`."""
+    described = []
+    for name in pass_names():
+        kind = find_pass(name)
+        options = {
+            f.name: f.default
+            for f in dataclasses.fields(kind)
+            if isinstance(f.default, bool | int | float)
+        }
+        text = kind.__doc__ or ""
+        if text.startswith("See the module docstring"):
+            text = sys.modules[kind.__module__].__doc__ or ""
+        described.append(PassDescription(name, options, text.strip().partition("\n")[0]))
+    return described
+
+
+def pass_names() -> list[str]:
+    """Every pass there is: the built-in ones in the default order, then those of other packages."""
+    others = sorted(entry.name for entry in entry_points(group="fhecompile.passes"))
+    return [*BUILT_IN, *(name for name in others if name not in BUILT_IN)]
+
+
+def find_pass(name: str) -> type[Pass]:
+    """The class of a pass; imports its module."""
     if name in BUILT_IN:
         module = importlib.import_module(f"passes.{name}")
         kind: type[Pass] = getattr(module, class_name(name))
@@ -105,5 +149,5 @@ def _unknown(name: str) -> FheCompileError:
     return FheCompileError(
         "unknown-pass",
         f"there is no pass {name}",
-        hint=f"the passes are: {', '.join(BUILT_IN)}",
+        hint=f"the passes are: {', '.join(pass_names())}",
     )

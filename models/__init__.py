@@ -4,9 +4,11 @@
 `digits`               data, command line and accuracy of the two digit classifiers (no torch)
 `digits_networks`      `DigitsMLP` and `DigitsCNN` in torch, and their training
 `cryptofacenet`        CryptoFaceNet in torch for any multiple of 32, exported with random weights
+`demo`                 first success: a digit classifier compiled, run encrypted, compared
 `torch_export`         what the exporting modules share: ONNX export, largest absolute value
 =====================  ======================================================================
 
 The shipped files are `digits_mlp.onnx`, `digits_cnn.onnx`, `digits_test.npz` and
-`digits_calibration.npz`. Importing this package or `models.digits` does not import torch.
+`digits_calibration.npz`; `budgets.toml` holds what each model's plan may cost.
+Importing this package or `models.digits` does not import torch.
 """

@@ -1,0 +1,1 @@
+"""Reports for people: what a plan costs, layer by layer."""

@@ -1,0 +1,152 @@
+"""Budgets: the most a model's plan may cost, kept in a TOML file beside the models, for CI.
+
+[digits_mlp]                          # the model file's stem
+calibration = "digits_calibration.npz"    # relative to this file; file.npz:array for one array
+precision_bits = 8
+multiplicative_depth = 5              # this and the others: maxima, each optional
+levels = 3
+bootstraps = 0
+rotations = 40
+rotation_keys = 20
+key_mib = 64
+plan_mib = 1
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fhecompile.errors import FheCompileError
+from fhecompile.ir.depth import measure_depth
+from fhecompile.ir.tensor import TensorGraph
+from fhecompile.plan.summary import PlanSummary
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One entry of the file; None where it sets no limit."""
+
+    multiplicative_depth: float | None = None
+    levels: float | None = None
+    bootstraps: float | None = None
+    rotations: float | None = None
+    rotation_keys: float | None = None
+    key_mib: float | None = None
+    plan_mib: float | None = None
+    calibration: str | None = None
+    precision_bits: float = 8.0
+
+
+LIMITS = tuple(f.name for f in fields(Budget) if f.name not in ("calibration", "precision_bits"))
+
+
+@dataclass(frozen=True)
+class BudgetLine:
+    """One limit and what the plan needs of it."""
+
+    name: str
+    value: float
+    budget: float
+
+    @property
+    def slack(self) -> float:
+        """What is left; negative when the budget is broken."""
+        return self.budget - self.value
+
+    @property
+    def kept(self) -> bool:
+        """Whether the value is within the budget."""
+        return self.value <= self.budget
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """A layer of the deepest path: the multiplicative depth after it, and where it comes from."""
+
+    depth: int
+    layer: str
+    op: str
+    source: str
+
+
+def read_budgets(path: Path) -> dict[str, Budget]:
+    """All entries of a budget file, by model stem; calibration paths made absolute."""
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _wrong(path, f"cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _wrong(path, f"is not TOML: {error}") from error
+    return {name: _budget(path, name, entry) for name, entry in entries.items()}
+
+
+def find_budget(budgets: Mapping[str, Budget], model: Path, path: Path) -> Budget:
+    """The entry for a model file; an error when there is none."""
+    if model.stem not in budgets:
+        raise FheCompileError(
+            "no-budget",
+            f"there is no budget for {model.stem}",
+            node=str(path),
+            hint=f"add a table [{model.stem}]; there are: {', '.join(budgets) or 'none'}",
+        )
+    return budgets[model.stem]
+
+
+def compare(budget: Budget, summary: PlanSummary) -> list[BudgetLine]:
+    """Every limit of a budget beside the plan's value."""
+    values: dict[str, float] = {
+        "multiplicative_depth": summary.multiplicative_depth,
+        "levels": summary.levels,
+        "bootstraps": summary.bootstraps,
+        "rotations": summary.rotations,
+        "rotation_keys": summary.rotation_keys,
+        "key_mib": round(summary.key_bytes / MIB, 2),
+        "plan_mib": round(summary.plan_bytes / MIB, 2),
+    }
+    return [
+        BudgetLine(name, values[name], limit)
+        for name in LIMITS
+        if (limit := getattr(budget, name)) is not None
+    ]
+
+
+def deepest_path(graph: TensorGraph) -> list[PathStep]:
+    """The layers that add depth on a deepest path from input to output."""
+    report = measure_depth(graph)
+    return [
+        PathStep(report.depth[name], name, graph[name].op, graph[name].source)
+        for name in report.path
+    ]
+
+
+def _budget(path: Path, name: str, entry: Any) -> Budget:
+    if not isinstance(entry, dict):
+        raise _wrong(path, f"{name} is not a table", f"write [{name}] and limits below it")
+    known = {f.name for f in fields(Budget)}
+    for key, value in entry.items():
+        if key not in known:
+            raise _wrong(
+                path, f"[{name}] has the unknown key {key}", f"keys are: {', '.join(sorted(known))}"
+            )
+        wanted: type | tuple[type, ...] = str if key == "calibration" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            kind = "a text" if key == "calibration" else "a number"
+            raise _wrong(path, f"[{name}] {key} is not {kind}")
+    if "calibration" in entry:
+        entry = {**entry, "calibration": str(path.absolute().parent / entry["calibration"])}
+    return Budget(**entry)
+
+
+def _wrong(path: Path, reason: str, hint: str = "") -> FheCompileError:
+    return FheCompileError("budget-file", reason, node=str(path), hint=hint)

@@ -1,0 +1,226 @@
+"""Tables for the terminal: a plan's cost, its layers, OpenFHE's parameters, budgets, passes.
+
+Every table is built from plain rows, which are what the tests look at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fhecompile.ckks.parameters import MAX_LOG_QP
+from fhecompile.ir.program import PassRecord
+from fhecompile.plan import Plan
+from fhecompile.plan.summary import LayerSummary, PlanSummary, openfhe_parameters
+from fhecompile.report.budgets import BudgetLine, PathStep
+
+LAYER_HEADS = (
+    "layer",
+    "ONNX source",
+    "op",
+    "level",
+    "ciphertexts",
+    "products",
+    "floor",
+    "utilisation",
+    "rotations",
+    "key switches",
+    "seconds",
+)
+
+
+def show_bytes(count: float) -> str:
+    """`38 KiB`, `20.9 MiB`, `2.7 GiB`."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit in ("B", "KiB") else f"{value:.1f} {unit}"
+
+
+def show_seconds(seconds: float) -> str:
+    """`0.35 s`, `45 s`, `3 min 20 s`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def cost_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str, str]]:
+    """What running the plan will cost, as (label, text)."""
+    p, prediction = plan.parameters, plan.program.prediction
+    relative = prediction.error / prediction.output_range if prediction.output_range else 0.0
+    return [
+        ("ring dimension", f"{p.ring_dimension} ({p.slots} slots)"),
+        ("security", _security(plan)),
+        ("depth", f"{summary.multiplicative_depth}, {summary.bootstraps} bootstraps"),
+        (
+            "primes",
+            f"{p.first_prime_bits} bits and {p.levels} of {p.prime_bits} bits to rescale by",
+        ),
+        ("digits", f"{p.digits}, {p.special_primes} special primes"),
+        (
+            "evaluation keys",
+            f"{show_bytes(summary.key_bytes)}: {summary.rotation_keys} rotations"
+            + (", conjugation" if plan.program.keys.conjugation else "")
+            + (", relinearisation" if plan.program.keys.relinearisation else ""),
+        ),
+        ("peak memory", f"{show_bytes(prediction.peak_bytes)}, predicted"),
+        (
+            "plaintext products",
+            f"{summary.plaintext_mults}, slot utilisation {100 * summary.slot_utilisation:.1f} %",
+        ),
+        ("key switches", f"{summary.key_switches}, {summary.rotations} of them rotations"),
+        (
+            "error",
+            f"{prediction.error:.1e} rms on outputs up to {prediction.output_range:.3g}, predicted"
+            + (f" ({_bits(relative)} bits)" if relative else ""),
+        ),
+        (
+            "evaluate",
+            f"{show_seconds(summary.seconds)} on {threads} thread{'s' * (threads != 1)}, predicted",
+        ),
+        ("plan", show_bytes(summary.plan_bytes)),
+    ]
+
+
+def field_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str, str]]:
+    """Every number of a plan under the name JSON gives it."""
+    prediction = plan.program.prediction
+    rows = []
+    for field in fields(summary):
+        value = getattr(summary, field.name)
+        if field.name.endswith("_bytes"):
+            rows.append((field.name, f"{value} ({show_bytes(value)})"))
+        elif field.name == "slot_utilisation":
+            rows.append((field.name, f"{value:.4f}"))
+        elif field.name not in ("seconds", "layers"):
+            rows.append((field.name, str(value)))
+    return [
+        *rows,
+        ("predicted peak_bytes", f"{prediction.peak_bytes} ({show_bytes(prediction.peak_bytes)})"),
+        ("predicted error", f"{prediction.error:.3g}"),
+        ("predicted evaluate_seconds", f"{summary.seconds:.3g} on {threads} threads"),
+    ]
+
+
+def cost_warnings(plan: Plan) -> list[str]:
+    """What a user must know before trusting the plan."""
+    warnings = []
+    if plan.parameters.insecure:
+        warnings.append("this plan is INSECURE: its ring is a toy, for tests only")
+    if plan.program.calibration == "synthetic":
+        warnings.append(
+            "no calibration data was given: ranges and error are those of uniform noise in "
+            "[-1, 1]; give data like the network's inputs with --calibrate data.npz"
+        )
+    return warnings
+
+
+def layer_rows(layers: Iterable[LayerSummary]) -> list[tuple[str, ...]]:
+    """The layer table's cells."""
+    return [
+        (
+            layer.layer,
+            layer.source,
+            layer.op,
+            str(layer.level),
+            str(layer.ciphertexts),
+            str(layer.products),
+            f"{layer.floor:.1f}" if layer.floor else "",
+            f"{100 * layer.utilisation:.1f} %" if layer.utilisation is not None else "",
+            str(layer.rotations),
+            str(layer.key_switches),
+            f"{layer.seconds:.2f}",
+        )
+        for layer in layers
+    ]
+
+
+def layer_table(layers: Iterable[LayerSummary]) -> Group:
+    """One line per layer."""
+    return _table("layers", LAYER_HEADS[:3], LAYER_HEADS[3:], rows=layer_rows(layers))
+
+
+def openfhe_table(plan: Plan) -> Group:
+    """OpenFHE's setters and values."""
+    values = openfhe_parameters(plan.parameters)
+    rows = [(name, str(value)) for name, value in values.items()]
+    return _table("OpenFHE parameters", ("setter", "value"), rows=rows)
+
+
+def rows_table(title: str, rows: Iterable[tuple[str, str]]) -> Group:
+    """Label and text, without a head."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return Group(Text(title, "bold"), table)
+
+
+def pass_table(records: Iterable[PassRecord]) -> Group:
+    """What every pass did, with its remarks."""
+    rows = [
+        (r.name, f"{r.seconds:.3f}", "yes" if r.modified else "", "\n".join(r.remarks))
+        for r in records
+    ]
+    return _table("passes", ("pass",), ("seconds",), ("changed", "remarks"), rows)
+
+
+def budget_table(title: str, lines: Iterable[BudgetLine]) -> Group:
+    """Value, budget and slack of every limit."""
+    rows = [
+        (x.name, f"{x.value:g}", f"{x.budget:g}", f"{x.slack:g}", "" if x.kept else "BROKEN")
+        for x in lines
+    ]
+    return _table(title, ("limit",), ("value", "budget", "slack"), ("",), rows)
+
+
+def path_table(title: str, path: Iterable[PathStep]) -> Group:
+    """Layers that add depth, in order."""
+    rows = [(str(step.depth), step.layer, step.op, step.source) for step in path]
+    return _table(title, (), ("depth",), ("layer", "op", "ONNX source"), rows)
+
+
+def pass_list_table(passes: Iterable[tuple[str, str, str]]) -> Group:
+    """Names, options with defaults, and what the passes do."""
+    return _table("passes", ("pass", "options", "what it does"), rows=passes)
+
+
+def _table(
+    title: str,
+    left: Sequence[str],
+    right: Sequence[str] = (),
+    last: Sequence[str] = (),
+    rows: Iterable[Sequence[str]] = (),
+) -> Group:
+    """A titled table; the columns of `right` hold numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in left:
+        table.add_column(head, overflow="fold")
+    for head in right:
+        table.add_column(head, justify="right", no_wrap=True)
+    for head in last:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return Group(Text(title, "bold"), table)
+
+
+def _security(plan: Plan) -> str:
+    p = plan.parameters
+    if p.insecure:
+        return f"NONE: log QP {p.log_qp} is too much for this ring; a toy for tests only"
+    bound = MAX_LOG_QP[p.security_bits][p.ring_dimension]
+    return f"{p.security_bits} bits (log QP {p.log_qp} of at most {bound})"
+
+
+def _bits(relative: float) -> str:
+    return f"{-math.log2(relative):.1f}"

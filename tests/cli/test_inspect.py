@@ -1,0 +1,122 @@
+"""`fhecompile inspect`, `passes`, `--help` and `--version`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fhecompile.version import __version__
+from passes import BUILT_IN
+from tests.cli.conftest import Call
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = [
+    "ring_dimension",
+    "security_bits",
+    "log_qp",
+    "multiplicative_depth",
+    "levels",
+    "digits",
+    "bootstraps",
+    "rotations",
+    "key_switches",
+    "rotation_keys",
+    "key_bytes",
+    "plaintext_mults",
+    "slot_utilisation",
+    "plan_bytes",
+]
+LAYER_FIELDS = {
+    "layer",
+    "source",
+    "op",
+    "level",
+    "ciphertexts",
+    "products",
+    "floor",
+    "utilisation",
+    "rotations",
+    "key_switches",
+    "seconds",
+}
+HEAVY = {"mpmath", "networkx", "numpy", "onnx", "onnxruntime", "openfhe", "rich", "scipy", "torch"}
+
+
+def test_json_fields(call: Call, plan: Path) -> None:
+    done = call("inspect", plan, "--json")
+    found = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert [name for name in found if name in FIELDS] == FIELDS
+    assert found["plan_bytes"] == plan.stat().st_size
+    assert found["security_bits"] == 0 and found["insecure"] is True
+    assert all(layer.keys() == LAYER_FIELDS for layer in found["layers"])
+    assert found["openfhe"]["SetScalingTechnique"] == "FIXEDMANUAL"
+    assert found["inputs"] == [{"name": "x", "shape": [1, 4]}]
+    assert sum(layer["products"] for layer in found["layers"]) == found["plaintext_mults"]
+    assert sum(layer["rotations"] for layer in found["layers"]) == found["rotations"]
+
+
+def test_people_see_the_same_names(call: Call, plan: Path) -> None:
+    done = call("inspect", plan)
+    lines = done.out.splitlines()
+    assert done.code == 0
+    assert lines[0].startswith("small, by fhecompile ")
+    assert [line.split()[0] for line in lines[1 : 1 + len(FIELDS)]] == FIELDS
+    assert "SetNumLargeDigits" in done.out and "HEStd_NotSet" in done.out
+    assert done.err == "warning: this plan is INSECURE: its ring is a toy, for tests only\n"
+
+
+def test_text_is_one_operation_per_line(call: Call, plan: Path) -> None:
+    lines = call("inspect", plan, "--text").out.splitlines()
+    operations = [line for line in lines if not line.startswith("#")]
+    assert operations[0].startswith("%0 = input tensor=0 part=0 level=0 scale=")
+    assert [int(line[1:].split(" ")[0]) for line in operations] == list(range(len(operations)))
+    assert "# hidden (affine) first" in lines
+    described = json.loads(call("inspect", plan, "--text", "--json").out)
+    assert described["operations"] == lines
+
+
+def test_passes(call: Call) -> None:
+    found = json.loads(call("passes", "--json").out)
+    assert [entry["name"] for entry in found] == list(BUILT_IN)
+    assert all(entry["text"].endswith(".") for entry in found)
+    assert {"complex": True}.items() <= dict(found[11]["options"]).items()
+    done = call("passes")
+    assert "{samples=16}" in done.out and done.out.count("\n") > len(BUILT_IN)
+
+
+def test_version(call: Call) -> None:
+    assert call("--version") == (0, f"fhecompile {__version__}\n", "")
+
+
+@pytest.mark.parametrize("module", ["fhecompile", "fhecompile.cli"])
+def test_module_runs(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, f"fhecompile {__version__}\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compile", "-h"], ["check", "-h"], ["inspect", "-h"]]
+)
+def test_help_is_light(arguments: list[str]) -> None:
+    code = (
+        "import sys; from fhecompile.cli import main; "
+        f"code = main({arguments}); "
+        "print('LOADED', *{name.partition('.')[0] for name in sys.modules}); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    text, _, loaded = done.stdout.partition("LOADED")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: fhecompile" in text and not HEAVY.intersection(loaded.split())
+
+
+def test_help_names_both_forms(call: Call) -> None:
+    text = call("--help").out
+    assert "Usage: fhecompile MODEL.onnx [OPTIONS]\n       fhecompile COMMAND [ARGS]..." in text
+    assert "--precision-bits" in text and "--input-shape NAME=1x3x32x32" in text
