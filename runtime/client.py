@@ -34,8 +34,7 @@ class Client:
         scales = input_scales(self.plan)
         encrypted = {}
         for number, value in inputs.items():
-            packed = self.plan.layouts[self.plan.program.inputs[number].layout].pack(value)
-            for part, vector in enumerate(packed):
+            for part, vector in enumerate(pack_input(self.plan, number, value)):
                 encrypted[number, part] = self.secret.encrypt(vector, scales[number, part])
         return encrypted
 
@@ -46,6 +45,14 @@ class Client:
             key: self.secret.decrypt(ciphertext, scales[key]) for key, ciphertext in outputs.items()
         }
         return assemble_outputs(self.plan, slots)
+
+
+def pack_input(plan: Plan, number: int, value: FloatArray) -> NDArray[Any]:
+    """Slot vectors (..., ciphertexts, slots) of an input tensor (..., *shape)."""
+    info = plan.program.inputs[number]
+    layout = plan.layouts[info.layout]  # of the input's elements, maybe in another shape
+    lead = value.shape[: value.ndim - len(info.shape)]
+    return layout.pack(value.reshape(*lead, *layout.shape))
 
 
 def input_scales(plan: Plan) -> dict[PartKey, float]:

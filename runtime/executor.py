@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhecompile.ckks.cost import operation_seconds
 from fhecompile.plan import Plan
 from runtime.backends.base import Backend, OperationNode, operation_nodes
 
@@ -59,7 +60,10 @@ class Executor:
         for node in self.nodes:
             for operand in dict.fromkeys(node.inputs):
                 self.users[operand].append(node.number)
-        self.weights = [_weight(plan, node) for node in self.nodes]
+        self.weights = [
+            operation_seconds(node.op, node.operand_types, node.attributes, plan.parameters)
+            for node in self.nodes
+        ]
 
     def run(
         self, inputs: Mapping[tuple[int, int], Any], progress: Progress | None = None
@@ -75,9 +79,16 @@ class Executor:
         ]
         for worker in workers:
             worker.start()
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(0.2)  # short waits let Ctrl-C through
+        try:
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(0.2)  # short waits let Ctrl-C through
+        except BaseException as error:
+            # No operation may still run when the caller frees keys and constants.
+            state.stop(error)
+            for worker in workers:
+                worker.join()
+            raise
         if state.error is not None:
             raise state.error
         state.execution.seconds = time.perf_counter() - state.started
@@ -137,11 +148,18 @@ class _State:
             if self.progress is not None:
                 self.progress(share)
 
+    def stop(self, error: BaseException) -> None:
+        """Lets every worker end after the operation it is at."""
+        with self.condition:
+            if self.error is None:
+                self.error = error
+            self.condition.notify_all()
+
     def _value(self, node: OperationNode, operands: list[Any]) -> Any:
         if node.op == "input":
             return self.inputs[node.attributes["tensor"], node.attributes["part"]]
         if node.op == "output":
-            return operands[0]
+            return self.executor.backend.output(node, operands[0])
         return self.executor.backend.execute(node, operands)
 
     def _finish(self, node: OperationNode, value: Any) -> None:
@@ -162,25 +180,3 @@ class _State:
         self.left -= 1
         self.done_weight += self.executor.weights[node.number]
         self.condition.notify_all()
-
-
-_WEIGHT = {
-    "rotate": 14.0,
-    "conjugate": 14.0,
-    "rotate_hoisted": 8.0,
-    "rotate_extended": 12.0,
-    "hoist": 5.0,
-    "key_switch_down": 5.0,
-    "mul": 14.0,
-    "square": 14.0,
-    "mul_plain": 3.0,
-    "add_plain": 2.0,
-}
-
-
-def _weight(plan: Plan, node: OperationNode) -> float:
-    """Relative time of an operation: its kind times the primes it works on."""
-    primes = plan.parameters.levels + 1 - node.type.level
-    if node.op == "dot_plain":
-        return 3.0 * len(node.inputs) * primes
-    return _WEIGHT.get(node.op, 0.3) * primes

@@ -8,6 +8,7 @@ encrypt    OpenFHE: this process plays client and server
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
-from runtime.client import assemble_outputs, input_scales
+from runtime.client import assemble_outputs, input_scales, pack_input
 from runtime.constants import ConstantStore
 from runtime.executor import Execution, Executor, Progress
-from runtime.inputs import check_inputs
+from runtime.inputs import CalibrationWarning, check_inputs, check_outputs, is_unbatched
 from runtime.machine import check_memory, usable_cores
 
 Mode = Literal["clear", "simulate", "encrypt"]
@@ -47,6 +48,14 @@ class Timings:
     decrypt: float = 0.0
     executions: list[Execution] = field(default_factory=list)
 
+    def seconds_by_operation(self) -> dict[str, float]:
+        """Thread-seconds spent in each kind of operation, over all executions."""
+        total: dict[str, float] = {}
+        for execution in self.executions:
+            for op, seconds in execution.seconds_by_operation().items():
+                total[op] = total.get(op, 0.0) + seconds
+        return total
+
 
 class InferenceSession:
     """Executes a plan; modelled on `onnxruntime.InferenceSession`.
@@ -55,7 +64,7 @@ class InferenceSession:
         plan: a plan or the path of one.
         mode: "clear", "simulate" or "encrypt".
         threads: threads to evaluate on; default all cores this process may use.
-        strict_range: refuse inputs far outside the calibrated range instead of warning.
+        ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
         insecure_toy: accept a plan whose parameters are not secure.
         progress: called with the share of the evaluation that is done.
 
@@ -69,7 +78,7 @@ class InferenceSession:
         mode: Mode = "encrypt",
         *,
         threads: int | None = None,
-        strict_range: bool = False,
+        ignore_range: bool = False,
         insecure_toy: bool = False,
         progress: Progress | None = None,
     ) -> None:
@@ -80,7 +89,7 @@ class InferenceSession:
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
         self.mode = mode
         self.threads = threads or usable_cores()
-        self.strict_range = strict_range
+        self.ignore_range = ignore_range
         self.progress = progress
         self.timings = Timings()
         if mode == "encrypt" and self.plan.parameters.insecure and not insecure_toy:
@@ -118,7 +127,7 @@ class InferenceSession:
                     f"there is no output {name}",
                     hint=f"the outputs are: {', '.join(known)}",
                 )
-        tensors = check_inputs(self.plan, feeds, self.strict_range)
+        tensors = check_inputs(self.plan, feeds, self.ignore_range)
         self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
         self.timings.executions = []
         if self.mode == "encrypt":
@@ -126,7 +135,11 @@ class InferenceSession:
             outputs = [np.stack(column) for column in zip(*samples, strict=True)]
         else:
             outputs = self._run_numpy(tensors)
-        single = all(np.shape(feeds[t.name]) == t.shape for t in self.plan.program.inputs)
+        check_outputs(self.plan, outputs)
+        single = all(
+            np.shape(feeds[t.name]) == t.shape or is_unbatched(np.shape(feeds[t.name]), t.shape)
+            for t in self.plan.program.inputs
+        )
         shaped = []
         for info, value in zip(self.plan.program.outputs, outputs, strict=True):
             if single:
@@ -165,8 +178,8 @@ class InferenceSession:
         started = time.perf_counter()
         scales = input_scales(self.plan)
         slots: dict[tuple[int, int], Any] = {}
-        for number, (info, value) in enumerate(zip(self.plan.program.inputs, tensors, strict=True)):
-            packed = self.plan.layouts[info.layout].pack(value).astype(np.complex128)
+        for number, value in enumerate(tensors):
+            packed = pack_input(self.plan, number, value).astype(np.complex128)
             for part in range(packed.shape[-2]):
                 vector = packed[..., part, :]
                 if isinstance(self._backend, SimulateBackend):
@@ -211,7 +224,7 @@ def run(
     mode: Mode = "encrypt",
     *,
     threads: int | None = None,
-    strict_range: bool = False,
+    ignore_range: bool = False,
     insecure_toy: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """Executes a plan once and returns the outputs by name.
@@ -222,21 +235,24 @@ def run(
         mode: "encrypt" makes keys, encrypts, evaluates and decrypts, all in this process;
             "simulate" and "clear" run the same operations on numpy arrays.
         threads: threads to evaluate on.
-        strict_range: refuse inputs far outside the calibrated range.
+        ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
         insecure_toy: accept a plan whose parameters are not secure.
     """
-    session = InferenceSession(
-        plan, mode, threads=threads, strict_range=strict_range, insecure_toy=insecure_toy
-    )
-    with session:
-        names = [t.name for t in session.get_inputs()]
-        if not isinstance(inputs, Mapping):
-            if len(names) != 1:
-                raise FheCompileError(
-                    "input-name",
-                    "one array is given for several inputs",
-                    hint=f"give a mapping with: {', '.join(names)}",
-                )
-            inputs = {names[0]: inputs}
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    names = [t.name for t in plan.program.inputs]
+    if not isinstance(inputs, Mapping):
+        if len(names) != 1:
+            raise FheCompileError(
+                "input-name",
+                "one array is given for several inputs",
+                hint=f"give a mapping with: {', '.join(names)}",
+            )
+        inputs = {names[0]: inputs}
+    with warnings.catch_warnings():  # the session warns; this fails before keys are made
+        warnings.simplefilter("ignore", CalibrationWarning)
+        check_inputs(plan, inputs, ignore_range)
+    with InferenceSession(
+        plan, mode, threads=threads, ignore_range=ignore_range, insecure_toy=insecure_toy
+    ) as session:
         values = session.run(None, inputs)
         return {t.name: v for t, v in zip(session.get_outputs(), values, strict=True)}

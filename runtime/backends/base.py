@@ -67,6 +67,10 @@ class Backend(ABC):
             raise InternalError(f"backend {self.name} has no operation {node.op}")
         return method(node, operands)
 
+    def output(self, node: OperationNode, value: Any) -> Any:
+        """What leaves the program at an `output` operation."""
+        return value
+
     # One signature for all: (node, operands) -> value.
     @abstractmethod
     def rotate(self, node: OperationNode, operands: Sequence[Any]) -> Any: ...

@@ -142,14 +142,14 @@ class ServerContext:
 
     def missing_keys(self, keys: KeysInfo) -> list[str]:
         """Names of the listed evaluation keys that this context does not have."""
-        with contextlib.suppress(RuntimeError):
-            held = set(self.context.GetExistingEvalAutomorphismKeyIndices(self.key_tag))
-            wanted = automorphism_indices(self.parameters, keys)
-            missing = [name for name, index in wanted.items() if index not in held]
-            if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
-                missing.append("relinearisation")
-            return missing
-        return list(automorphism_indices(self.parameters, keys))
+        held: set[int] = set()
+        with contextlib.suppress(RuntimeError):  # there is none at all
+            held.update(self.context.GetExistingEvalAutomorphismKeyIndices(self.key_tag))
+        wanted = automorphism_indices(self.parameters, keys)
+        missing = [name for name, index in wanted.items() if index not in held]
+        if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
+            missing.append("relinearisation")
+        return missing
 
     def release(self) -> None:
         """Drops the evaluation keys of this tag from the process; others stay."""
@@ -180,10 +180,10 @@ def generate_keys(
             context.EvalMultKeyGen(pair.secretKey)
         indices = list(automorphism_indices(parameters, keys).values())
         tag = pair.secretKey.GetKeyTag()
-        portions = [indices[k::threads] for k in range(threads) if indices[k::threads]]
         with ThreadPoolExecutor(threads) as pool:
+            # One key at a time, so that Ctrl-C need not wait for all of them.
             for made in pool.map(
-                lambda portion: context.EvalAutomorphismKeyGen(pair.secretKey, portion), portions
+                lambda index: context.EvalAutomorphismKeyGen(pair.secretKey, [index]), indices
             ):
                 context.InsertEvalAutomorphismKey(made, tag)
     secret = SecretContext(context, pair.publicKey, pair.secretKey, parameters)
@@ -215,8 +215,10 @@ class OpenfheBackend(Backend):
         self.parameters = plan.parameters
         self.nominal = 2.0**self.parameters.prime_bits
         self.cyclotomic = 2 * self.parameters.ring_dimension
-        with wrapped("looking up the evaluation keys"):
-            self.automorphism_keys = self.context.GetEvalAutomorphismKeyMap(server.key_tag)
+        self.automorphism_keys: Any = None
+        if plan.program.keys.conjugation:
+            with wrapped("looking up the evaluation keys"):
+                self.automorphism_keys = self.context.GetEvalAutomorphismKeyMap(server.key_tag)
         self._units: dict[tuple[complex, int], Any] = {}
         self._lock = threading.Lock()
 

@@ -2,8 +2,8 @@
 
 Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided by the scale of the
 value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
-switching add theirs. A value that leaves its modulus is an error, as its encrypted result would be
-random.
+switching add theirs. Sums and products are exact modulo Q; a value that does not fit its modulus
+where it is divided or decrypted is an error, as its encrypted result would be random.
 """
 
 from __future__ import annotations
@@ -57,19 +57,21 @@ class SimulateBackend(ClearBackend):
         return self._switched(operands[0], node)
 
     def mul(self, node: OperationNode, operands: Operands) -> SlotArray:
-        return self._switched(self._fits(super().mul(node, operands), node), node)
+        return self._switched(super().mul(node, operands), node)
 
     def square(self, node: OperationNode, operands: Operands) -> SlotArray:
-        return self._switched(self._fits(super().square(node, operands), node), node)
-
-    def dot_plain(self, node: OperationNode, operands: Operands) -> SlotArray:
-        return self._fits(super().dot_plain(node, operands), node)
+        return self._switched(super().square(node, operands), node)
 
     def rescale(self, node: OperationNode, operands: Operands) -> SlotArray:
-        return self._fits(self._noisy(operands[0], self._rescale, node.type.scale), node)
+        fitting = self._fits(operands[0], node)
+        return self._noisy(fitting, self._rescale, node.type.scale)
+
+    def output(self, node: OperationNode, value: SlotArray) -> SlotArray:
+        return self._fits(value, node)
 
     def encoded(self, vector: SlotArray | NDArray[np.float64], scale: float) -> SlotArray:
-        return self._noisy(np.asarray(vector, np.complex128), self._encode, scale)
+        values = np.asarray(vector, np.complex128)
+        return self._noisy(values, self._encode, scale) if np.any(values) else values
 
     def _switched(self, values: SlotArray, node: OperationNode) -> SlotArray:
         return self._noisy(values, self._key_switch, node.type.scale)
@@ -86,10 +88,11 @@ class SimulateBackend(ClearBackend):
         return generator
 
     def _fits(self, values: SlotArray, node: OperationNode) -> SlotArray:
-        p = self.plan.parameters
-        modulus = p.first_prime_bits + (p.levels - node.type.level) * p.prime_bits
+        """The operand of `node`, which must be smaller than half its modulus."""
+        p, kind = self.plan.parameters, node.operand_types[0]
+        modulus = p.first_prime_bits + (p.levels - kind.level) * p.prime_bits
         largest = float(np.abs(values).max(initial=0.0))
-        if not largest * 2.0 ** (node.type.scale - modulus + 1) < 1.0:
+        if not largest * 2.0 ** (kind.scale - modulus + 1) < 1.0:
             layer = self.plan.program.layers[node.layer]
             raise FheCompileError(
                 "value-overflow",

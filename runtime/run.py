@@ -1,0 +1,301 @@
+"""`python -m runtime.run PLAN --input x.npz`: runs a plan from the command line.
+
+`runtime.run` is also the function that runs a plan. Importing this module puts it in the function's
+place in the package, so the module can be called like the function.
+
+What people read goes to stdout, or to stderr under `--json`, when stdout is one JSON value. Exit
+codes are those of `fhecompile.errors`. The standard library and numpy only: a server needs no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
+from fhecompile.plan import Plan
+from fhecompile.plan.files import check_writable, write_atomically
+from fhecompile.version import __version__
+from runtime.inputs import CalibrationWarning, check_inputs, read_inputs
+from runtime.machine import peak_bytes
+from runtime.progress import ProgressBar
+from runtime.session import MODES, InferenceSession, run
+from runtime.tuning import tune_process
+
+EXIT_INTERRUPTED = 130
+SHOWN_VALUES = 8
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class _CallableModule(types.ModuleType):
+    __call__ = staticmethod(run)
+
+
+sys.modules[__name__].__class__ = _CallableModule
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code.
+
+    Without `arguments` it is the process's own command line: an encrypted run then starts the
+    process again in the environment of `runtime.tuning`.
+    """
+    options = _parser().parse_args(arguments)
+    if arguments is None and options.mode == "encrypt":
+        tune_process()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", CalibrationWarning)
+            warnings.showwarning = _show_warning
+            _run(options)
+        return EXIT_OK
+    except FheCompileError as error:
+        _complain(f"error: {error.render()}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return EXIT_INTERRUPTED
+    except MemoryError:
+        _complain("error: not enough memory [not-enough-memory]")
+        return EXIT_ENVIRONMENT
+    except Exception as error:
+        if options.verbose:
+            traceback.print_exc()
+        _complain(
+            f"internal error: {type(error).__name__}: {error}\n"
+            "  this is a bug of fhecompile: please report it with the command, the version "
+            f"({__version__}) and the output of -v"
+        )
+        return EXIT_INTERNAL
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.run", description="Runs a plan on inputs from a file."
+    )
+    add = parser.add_argument
+    add("plan", type=Path, metavar="PLAN", help="the plan file")
+    add(
+        "--input",
+        required=True,
+        metavar="FILE",
+        help=".npz with one array per input, .npy, or file.npz:array for one input",
+    )
+    add("--mode", choices=MODES, default="encrypt", help="default: encrypt")
+    add("--output", type=Path, metavar="FILE", help="write the outputs to this .npz or .npy file")
+    add("--samples", type=_count, metavar="N", help="run only the first N samples")
+    add("--threads", type=_count, metavar="N", help="default: every core")
+    add("--reference", type=Path, metavar="MODEL", help="compare with this model in ONNX Runtime")
+    add("--ignore-range", action="store_true", help="accept inputs outside the calibrated range")
+    add("--insecure-toy", action="store_true", help="accept a plan that is not secure")
+    add("--json", action="store_true", help="JSON on stdout, text on stderr")
+    add("-v", "--verbose", action="store_true", help="tracebacks of internal errors")
+    add("-q", "--quiet", action="store_true", help="errors and warnings only")
+    add("--version", action="version", version=f"runtime {__version__}")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("is to be at least 1")
+    return number
+
+
+def _run(options: argparse.Namespace) -> None:
+    def say(text: str) -> None:
+        if not options.quiet:
+            print(text, file=sys.stderr if options.json else sys.stdout)
+
+    plan = Plan.load(options.plan)
+    if options.output:
+        check_writable(options.output, "--output")
+    feeds = _first(read_inputs(options.input, plan), plan, options.samples)
+    with warnings.catch_warnings():  # the session warns; this fails before keys are made
+        warnings.simplefilter("ignore", CalibrationWarning)
+        tensors = check_inputs(plan, feeds, options.ignore_range)
+    count = len(tensors[0]) if tensors else 1
+    expected = _reference(options.reference, plan, tensors) if options.reference else None
+    if plan.parameters.insecure:
+        _complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
+    outputs, session, total = _evaluate(options, plan, feeds, count)
+    timings = session.timings
+    result: dict[str, Any] = {
+        "plan": str(options.plan),
+        "model": plan.program.model_name,
+        "mode": options.mode,
+        "threads": session.threads,
+        "samples": count,
+        "seconds": {
+            "keygen": timings.keygen,
+            "encrypt": timings.encrypt,
+            "evaluate": timings.evaluate,
+            "decrypt": timings.decrypt,
+            "total": total,
+        },
+        "seconds_by_operation": timings.seconds_by_operation(),
+        "peak_rss_bytes": peak_bytes(),
+        **_errors(outputs, expected),
+        "outputs": {name: _shown(value) for name, value in outputs.items()},
+    }
+    for name, value in outputs.items():
+        first = " ".join(f"{v:.5g}" for v in value.ravel()[:SHOWN_VALUES])
+        more = " ..." if value.size > SHOWN_VALUES else ""
+        say(f"{name}: {' x '.join(map(str, value.shape))}: {first}{more}")
+    say(", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result["seconds"].items()))
+    say(f"peak memory {result['peak_rss_bytes'] / 2**20:.0f} MiB, {session.threads} threads")
+    if expected is not None:
+        cosine = "none" if result["cosine"] is None else f"{result['cosine']:.9f}"
+        say(f"against ONNX Runtime: max error {result['max_abs_error']:.3g}, cosine {cosine}")
+    if options.output:
+        _save(options.output, outputs)
+        say(f"written: {options.output}")
+    if options.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def _evaluate(
+    options: argparse.Namespace, plan: Plan, feeds: Arrays, count: int
+) -> tuple[dict[str, NDArray[np.float32]], InferenceSession, float]:
+    """Outputs by name, the closed session, and the seconds from its opening to the outputs."""
+    bar = ProgressBar(sys.stderr)
+    bar.shown = bar.shown and not options.quiet
+    started = time.perf_counter()
+    try:
+        bar.start("making keys" if options.mode == "encrypt" else "preparing")
+        with InferenceSession(
+            plan,
+            options.mode,
+            threads=options.threads,
+            ignore_range=options.ignore_range,
+            insecure_toy=options.insecure_toy,
+        ) as session:
+            bar.start("evaluating")
+            runs = count if options.mode == "encrypt" else 1
+            session.progress = lambda share: bar.update(
+                (len(session.timings.executions) + share) / runs
+            )
+            values = session.run(None, feeds)
+            total = time.perf_counter() - started
+    finally:
+        bar.finish()
+    names = [info.name for info in plan.program.outputs]
+    return dict(zip(names, values, strict=True)), session, total
+
+
+def _first(feeds: Arrays, plan: Plan, samples: int | None) -> Arrays:
+    if samples is None:
+        return feeds
+    shapes = {info.name: info.shape for info in plan.program.inputs}
+    return {
+        name: value if value.shape == shapes[name] else value[:samples]
+        for name, value in feeds.items()
+    }
+
+
+def _reference(
+    path: Path, plan: Plan, tensors: Sequence[NDArray[np.float64]]
+) -> list[NDArray[np.float64]]:
+    """The model's outputs, in the plan's order, each of shape (samples, elements)."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise FheCompileError(
+            "onnxruntime-missing",
+            "--reference needs onnxruntime, which is not installed",
+            hint="pip install onnxruntime, or leave --reference out",
+            exit_code=EXIT_ENVIRONMENT,
+        ) from error
+    if not path.is_file():
+        raise FheCompileError("no-such-file", "there is no such file", node=str(path))
+    try:
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 3
+        model = onnxruntime.InferenceSession(str(path), quiet, providers=["CPUExecutionProvider"])
+        kinds = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
+        arguments = [(x.name, kinds.get(x.type, np.float32)) for x in model.get_inputs()]
+        rows = []
+        for sample in zip(*tensors, strict=True):
+            feeds = {
+                name: value.astype(kind)
+                for (name, kind), value in zip(arguments, sample, strict=True)
+            }
+            rows.append([np.ravel(y).astype(np.float64) for y in model.run(None, feeds)])
+    except Exception as error:  # onnxruntime raises its own kinds, all plain Exceptions
+        raise FheCompileError(
+            "reference-failed",
+            f"ONNX Runtime cannot run it: {str(error).splitlines()[0]}",
+            node=str(path),
+            hint="give the ONNX file the plan was compiled from",
+        ) from error
+    expected = [np.stack(column) for column in zip(*rows, strict=True)]
+    if [y.shape[1] for y in expected] != [math.prod(o.shape) for o in plan.program.outputs]:
+        raise FheCompileError(
+            "reference-failed",
+            "its outputs are not the plan's",
+            node=str(path),
+            hint="give the ONNX file the plan was compiled from",
+        )
+    return expected
+
+
+def _errors(outputs: Arrays, expected: list[NDArray[np.float64]] | None) -> dict[str, float | None]:
+    """The largest error and the smallest cosine over all samples and outputs."""
+    if expected is None:
+        return {"max_abs_error": None, "cosine": None}
+    found = [
+        np.asarray(y, np.float64).reshape(x.shape)
+        for y, x in zip(outputs.values(), expected, strict=True)
+    ]
+    largest = max(float(np.abs(y - x).max()) for y, x in zip(found, expected, strict=True))
+    cosines = [
+        float(a @ b) / length if (length := float(np.linalg.norm(a) * np.linalg.norm(b))) else 0.0
+        for y, x in zip(found, expected, strict=True)
+        for a, b in zip(y, x, strict=True)
+    ]
+    return {"max_abs_error": _finite(largest), "cosine": _finite(min(cosines))}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _shown(value: NDArray[Any]) -> dict[str, Any]:
+    return {
+        "shape": list(value.shape),
+        "values": [_finite(v) for v in value.ravel()],
+    }
+
+
+def _save(path: Path, outputs: Arrays) -> None:
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, next(iter(outputs.values())))
+    else:
+        np.savez(buffer, allow_pickle=False, **outputs)
+    write_atomically(path, buffer.getvalue(), "--output")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _complain(f"warning: {message}")
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The environment a process that evaluates ciphertexts should start with.
+
+OpenFHE allocates vectors of half a megabyte by the thousand. glibc's default thresholds give such
+memory back to the system and fetch it again, page by page; higher ones keep it. OpenMP threads
+inside one operation would compete with the executor's own pool, one operation per thread. Both are
+read when a process starts, so the process replaces itself once, by the same program with these
+variables; what the user has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+GUARD = "FHECOMPILE_TUNED"
+SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the largest value glibc takes
+}
+
+
+def tune_process() -> None:
+    """Starts the running program again with `SETTINGS`, unless this is that second start."""
+    if GUARD in os.environ or not sys.platform.startswith("linux") or not sys.executable:
+        return
+    environment = {**SETTINGS, **os.environ, GUARD: "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
