@@ -21,9 +21,12 @@ switches cost. `complex=false` turns both off.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fhecompile.ckks.diagonals import Packing
 from fhecompile.ckks.layout import Digit, Layout, Place, next_power_of_two
@@ -150,14 +153,25 @@ def _input_layout(graph: TensorGraph, node: Input, slots: int) -> Layout:
         if not steps:
             continue
         followed.add(axis)
-        bounds = [1, *steps[1:], node.shape[axis]]
-        for low, high in pairwise(bounds):
+        bounds = [1]
+        for step in steps[1:]:
+            if step % bounds[-1] == 0 and step < node.shape[axis]:
+                bounds.append(step)
+        for low, high in pairwise([*bounds, node.shape[axis]]):
             digit = Digit(axis, low, math.ceil(high / low), "slot", 0)
             (fine if low == 1 else coarse).append(digit)
-    stride, placed = 1, []
+    stride, ciphertext_stride, placed = 1, 1, []
     for digit in coarse + fine:
-        placed.append(Digit(digit.axis, digit.divisor, digit.radix, "slot", stride))
-        stride *= next_power_of_two(digit.radix)
+        fits = min(next_power_of_two(digit.radix), slots // stride)
+        if fits > 1:
+            radix = min(digit.radix, fits)
+            placed.append(Digit(digit.axis, digit.divisor, radix, "slot", stride))
+        stride *= fits
+        rest = math.ceil(digit.radix / fits)
+        if rest > 1:  # the slots are full: the upper part goes to further ciphertexts
+            divisor = digit.divisor * fits
+            placed.append(Digit(digit.axis, divisor, rest, "ciphertext", ciphertext_stride))
+            ciphertext_stride *= next_power_of_two(rest)
     return _fill(node.shape, slots, placed, 1)
 
 
@@ -165,13 +179,45 @@ def _inherited(node: Affine, graph: TensorGraph, layout: dict[str, Layout]) -> l
     """Digits of the output whose axes follow an axis of the first operand."""
     source = layout[node.inputs[0]]
     kept: list[Digit] = []
-    for r in relations(node.maps[0], node.shape, graph[node.inputs[0]].shape):
+    for r in relations(node.maps[0], node.shape, source.shape):
         count = min(r.count, math.ceil(node.shape[r.out_axis] / r.divisor))
         digits = _follow(r, count, source)
         if math.prod(d.radix for d in digits) < count:
             return []
+        slots = _slot_positions(kept + digits)
+        if np.unique(slots).size < slots.size or _gaps(node.shape, kept + digits) is None:
+            continue  # two relations claim one place, or leave digits that are no bits
         kept += digits
     return kept
+
+
+def _slot_positions(digits: list[Digit]) -> NDArray[np.int64]:
+    """The slot of every value the slot digits can take."""
+    found: NDArray[np.int64] = np.zeros(1, np.int64)
+    for d in digits:
+        if d.place == "slot":
+            found = (found[:, None] + np.arange(d.radix) * d.stride).ravel()
+    return found
+
+
+def _gaps(shape: Shape, digits: list[Digit]) -> list[tuple[int, int, int]] | None:
+    """(axis, divisor, radix) of what the digits leave out, last axis first.
+
+    None if digits of one axis overlap, or leave out a number that is not a power of two below them.
+    """
+    gaps = []
+    for axis in reversed(range(len(shape))):
+        divisor = 1
+        for d in sorted((d for d in digits if d.axis == axis), key=lambda d: d.divisor):
+            radix, rest = divmod(d.divisor, divisor)
+            if rest or radix != next_power_of_two(radix):
+                return None
+            if radix > 1:
+                gaps.append((axis, divisor, radix))
+            divisor = d.divisor * d.radix
+        if divisor < shape[axis]:
+            gaps.append((axis, divisor, math.ceil(shape[axis] / divisor)))
+    return gaps
 
 
 def _follow(r: Relation, count: int, source: Layout) -> list[Digit]:
@@ -182,6 +228,8 @@ def _follow(r: Relation, count: int, source: Layout) -> list[Digit]:
         if left <= 1 or d.divisor * d.radix <= r.step:
             continue
         start = max(r.step, d.divisor)
+        if start % d.divisor:
+            return []
         radix = min(left, math.ceil(d.divisor * d.radix / start))
         kept.append(Digit(r.out_axis, divisor, radix, d.place, start // d.divisor * d.stride))
         divisor *= radix
@@ -191,25 +239,20 @@ def _follow(r: Relation, count: int, source: Layout) -> list[Digit]:
 
 def _fill(shape: Shape, slots: int, kept: list[Digit], parts: int) -> Layout:
     """Completes a layout: what `kept` does not place takes free bits, as the docstring says."""
-    used = 0
-    for d in kept:
-        if d.place == "slot":
-            used |= (next_power_of_two(d.radix) - 1) * d.stride
+    used = int(np.bitwise_or.reduce(_slot_positions(kept)))
     top = used.bit_length()
     ciphertext_stride = 1
+    digits: list[Digit] = []
     for d in kept:
-        if d.place == "ciphertext":
-            ciphertext_stride = max(ciphertext_stride, d.stride * next_power_of_two(d.radix))
+        if d.place == "ciphertext":  # numbered anew, so that none stays empty
+            d = replace(d, stride=ciphertext_stride)
+            ciphertext_stride *= d.radix
+        digits.append(d)
     free = [b for b in range(slots.bit_length() - 1) if not used >> b & 1]
     above = [b for b in free if b >= top]
     gaps = [b for b in free if b < top][::-1]
-    missing = [
-        (axis, shape[axis])
-        for axis in reversed(range(len(shape)))
-        if shape[axis] > 1 and not any(d.axis == axis for d in kept)
-    ]
-    bits_needed = sum((next_power_of_two(n) - 1).bit_length() for _, n in missing)
-    bits_needed -= parts - 1
+    missing = [(axis, low, (n - 1).bit_length()) for axis, low, n in _gaps(shape, kept) or []]
+    bits_needed = sum(bits for _, _, bits in missing) - (parts - 1)
     chosen = above[:bits_needed]
     chosen += gaps[: bits_needed - len(chosen)]
     # Least significant digits go to the gaps, most significant ones to the highest positions.
@@ -220,10 +263,8 @@ def _fill(shape: Shape, slots: int, kept: list[Digit], parts: int) -> Layout:
         ciphertext_stride *= 2
     if parts == 2:
         positions.append(("complex", 1))
-    digits = list(kept)
-    for axis, n in missing:
-        divisor = 1
-        for _ in range((next_power_of_two(n) - 1).bit_length()):
+    for axis, divisor, bits in missing:
+        for _ in range(bits):
             place, stride = positions.pop(0)
             last = digits[-1] if digits else None
             joins = (
@@ -238,9 +279,5 @@ def _fill(shape: Shape, slots: int, kept: list[Digit], parts: int) -> Layout:
             else:
                 digits.append(Digit(axis, divisor, 2, place, stride))
             divisor *= 2
-    span = max(
-        (d.stride * (next_power_of_two(d.radix) - 1) for d in digits if d.place == "slot"),
-        default=0,
-    )
-    reach = sum(d.stride * (next_power_of_two(d.radix) - 1) for d in digits if d.place == "slot")
-    return Layout(shape, slots, next_power_of_two(max(span, reach) + 1), tuple(digits))
+    reach = sum(d.stride * (d.radix - 1) for d in digits if d.place == "slot")
+    return Layout(shape, slots, next_power_of_two(reach + 1), tuple(digits))

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks import linear_map
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.layout import Layout
 from fhecompile.errors import InternalError
@@ -33,6 +34,7 @@ from fhecompile.ir.tensor import (
     Node,
     Output,
     Poly,
+    Shape,
     uniform_identity_weight,
     uniform_sum_weight,
 )
@@ -117,16 +119,19 @@ class _Builder:
             value = self.emit("rescale", value)
         return value
 
-    def vector(self, values: NDArray[np.float64], layout: Layout) -> int:
+    def vector(self, values: NDArray[np.float64], shape: Shape, layout: Layout) -> int:
+        """An elementwise constant that broadcasts to `shape`; the layout may be of a reshaping."""
+        if shape != layout.shape:
+            values = linear_map.collapse(np.broadcast_to(values, shape).reshape(layout.shape))
         self.slots.vectors.append(VectorConstant(values, layout))
         return len(self.slots.vectors) - 1
 
     def plus_vector(
-        self, values: list[int], constant: NDArray[np.float64], layout: Layout
+        self, values: list[int], constant: NDArray[np.float64], node: Node
     ) -> list[int]:
         if not np.any(constant):
             return values
-        vector = self.vector(constant, layout)
+        vector = self.vector(constant, node.shape, self.layouts[node.name])
         return [
             self.emit("add_plain", value, vector=vector, part=part)
             for part, value in enumerate(values)
@@ -135,7 +140,6 @@ class _Builder:
     # ------------------------------------------------------------------ linear maps
 
     def _affine(self, node: Affine) -> list[int]:
-        layout = self.layouts[node.name]
         weight = uniform_identity_weight(node)
         if weight is not None:
             values = [self._weighted(v, weight) for v in self.values[node.inputs[0]]]
@@ -143,7 +147,7 @@ class _Builder:
             values = [self._weighted(self._sum_of_all(node.inputs[0]), weight)]
         else:
             values = self._products(node)
-        return self.plus_vector(values, np.asarray(node.bias), layout)
+        return self.plus_vector(values, np.asarray(node.bias), node)
 
     def _weighted(self, value: int, weight: float) -> int:
         if weight < 0:
@@ -199,6 +203,9 @@ class _Builder:
                 )
         totals = []
         for accumulator in range(group.maps[0].accumulators):
+            if not any(a == accumulator for a, _ in terms):
+                totals.append(self._nothing(node, group, level))
+                continue
             giants = sorted(g for a, g in terms if a == accumulator)
             dots = []
             for giant in giants:
@@ -216,16 +223,22 @@ class _Builder:
             offsets = [_signed(giant, slots) for giant in giants]
             if offsets == [0]:
                 totals.append(dots[0])
-            elif dots:
-                totals.append(self.emit("rotate_sum", *dots, offsets=offsets))
             else:
-                raise InternalError(f"{node.name}: an output ciphertext receives no product")
+                totals.append(self.emit("rotate_sum", *dots, offsets=offsets))
         for offset in group.maps[0].sum_rotations():
             totals = [
                 self.emit("add", t, self.emit("rotate", t, offset=_signed(offset, slots)))
                 for t in totals
             ]
         return totals
+
+    def _nothing(self, node: Affine, group: MapGroup, level: int) -> int:
+        """Zero, for an accumulator whose rows of the map are zero: x times a vector of zeros."""
+        k = group.operands[0]
+        source = self.at_level(self.values[node.inputs[k]][0], level)
+        zeros = self.vector(np.zeros(()), (1,), self._everywhere())
+        scale = self.scales.constants[node.name][k]
+        return self.emit("mul_plain", source, vector=zeros, part=0, scale=float(scale))
 
     def _unpacked(self, dm: DiagonalMap, accumulators: list[int]) -> list[int]:
         if dm.packing == "pair":
@@ -247,12 +260,13 @@ class _Builder:
     # ------------------------------------------------------------------ elementwise
 
     def _poly(self, node: Poly) -> list[int]:
-        layout = self.layouts[node.name]
         leading = float(node.coefficients[-1].flat[0])
         values = []
         linear = node.coefficients[1]
         operands = self.values[node.inputs[0]]
-        vector = self.vector(linear, layout) if node.degree == 2 and np.any(linear) else None
+        vector = None
+        if node.degree == 2 and np.any(linear):
+            vector = self.vector(linear, node.shape, self.layouts[node.name])
         for part, x in enumerate(operands):
             if node.degree == 1:
                 values.append(self._weighted(x, leading))
@@ -264,7 +278,7 @@ class _Builder:
                     "add", y, self.emit("mul_plain", x, vector=vector, part=part, scale=bits)
                 )
             values.append(y)
-        values = self.plus_vector(values, np.asarray(node.coefficients[0]), layout)
+        values = self.plus_vector(values, np.asarray(node.coefficients[0]), node)
         return [self.rescaled(value) for value in values]
 
     def _binary(self, node: Node) -> list[int]:
@@ -291,7 +305,7 @@ class _Builder:
         if abs(difference - round(difference)) < 1e-9:
             return a, self.emit("scale_up", b, bits=round(difference))
         bits = difference + MATCH_BITS
-        ones = self.vector(np.ones(()), self._everywhere())
+        ones = self.vector(np.ones(()), (1,), self._everywhere())
         lifted = self.emit("mul_plain", b, vector=ones, part=0, scale=float(bits))
         return self.emit("scale_up", a, bits=MATCH_BITS), lifted
 

@@ -65,13 +65,15 @@ def _key(node: Node) -> tuple[object, ...] | None:
         case Input() | Output():
             return None
         case Affine():
-            terms = tuple(
-                (a.shape, a.tobytes())
+            maps = tuple(
+                tuple(
+                    (a.shape, a.tobytes())
+                    for t in m.terms
+                    for a in (t.values, t.out_index, t.in_index)
+                )
                 for m in node.maps
-                for t in m.terms
-                for a in (t.values, t.out_index, t.in_index)
             )
-            return ("affine", node.inputs, node.shape, terms, node.full_bias().tobytes())
+            return ("affine", node.inputs, node.shape, maps, node.full_bias().tobytes())
         case Poly():
             c = node.coefficients
             return ("poly", node.inputs, node.shape, c.shape, c.tobytes())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.parameters import Parameters
+from fhecompile.errors import InternalError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Affine, Node
@@ -49,7 +50,10 @@ class EmitPlan(Pass):
 
     def run(self, program: Program) -> PassResult:
         plan = _Emitter(program).plan()
-        plan.validate()
+        try:
+            plan.validate()
+        except ValueError as error:
+            raise InternalError(f"the plan is not valid: {error}") from error
         size = sum(array.nbytes for array in plan.arrays.values())
         return PassResult(program.having(plan), True, (f"{size / 2**20:.1f} MiB of constants",))
 
@@ -97,7 +101,7 @@ class _Emitter:
                     np.array(
                         [(d.accumulator, d.ciphertext, d.offset) for d in constant.diagonals],
                         np.int32,
-                    )
+                    ).reshape(-1, 3)
                 ),
             )
             for constant in graph.maps

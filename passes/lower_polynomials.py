@@ -81,8 +81,10 @@ class _Expansion:
         power = self._power(m)
         has_low = any(np.any(x) for x in low)
         top = f"{name}.top" if has_low else name
-        if len(high) == 1 and np.all(high[0] == 1.0):
+        if len(high) == 1 and has_low and np.all(high[0] == 1.0):
             product = power
+        elif len(high) == 1:
+            product = self._affine(high[0], np.zeros(()), top, power)
         else:
             product = self._mul(self._evaluate(high, f"{name}.high"), power, top)
         if not has_low:
@@ -111,14 +113,16 @@ class _Expansion:
             coefficients=np.stack(np.broadcast_arrays(*c)),
         )
 
-    def _affine(self, scale: FloatArray, shift: FloatArray, name: str) -> str:
+    def _affine(
+        self, scale: FloatArray, shift: FloatArray, name: str, value: str | None = None
+    ) -> str:
         full = np.asarray(scale, np.float64).reshape(
             (1,) * (len(self.node.shape) - scale.ndim) + scale.shape
         )
         self.nodes.append(
             Affine(
                 name=name,
-                inputs=(self.powers[1],),
+                inputs=(value or self.powers[1],),
                 shape=self.node.shape,
                 source=self.node.source,
                 maps=(linear_map.diagonal(full, self.node.shape),),

@@ -89,11 +89,13 @@ class MergeAffine(Pass):
     ) -> Affine | None:
         """The sum as a two-input affine node if that lets an operand merge at no depth."""
         for name, other in (node.inputs, node.inputs[::-1]):
-            inner = nodes[name]
+            inner, beside = nodes[name], nodes[other]
             if not isinstance(inner, Affine) or len(users[name]) > 1 or is_product_free(inner):
                 continue
             if depth[other] <= max(depth[i] for i in inner.inputs) or (
-                isinstance(nodes[other], Affine) and len(users[other]) == 1
+                isinstance(beside, Affine)
+                and len(users[other]) == 1
+                and not is_product_free(beside)
             ):
                 one = linear_map.diagonal(np.ones(()), node.shape)
                 return Affine(

@@ -7,8 +7,8 @@ and one ciphertext operation serves all branches.
 Nodes are coloured by (kind, shape, shapes of their constants, colours of their operands); equal
 colours are candidates. A group of equally coloured nodes is packed when
 
-- at each operand position its members read either one shared value or the members, in the same
-  order, of another packed group, and
+- at each operand position its members read either one shared value (affine nodes only) or the
+  members, in the same order, of another packed group, and
 - everything that reads a member is in a packed group too, or is affine (an affine node can pick
   from a packed value inside its map).
 
@@ -101,11 +101,16 @@ def _operand_order(node: Node, member: dict[str, tuple[Group, int]]) -> tuple[in
 
 
 def _operands_agree(graph: TensorGraph, group: Group, member: dict[str, tuple[Group, int]]) -> bool:
+    first = graph[group[0]]
     for operands in zip(*(graph[name].inputs for name in group), strict=True):
         if all(o == operands[0] for o in operands) and operands[0] not in member:
+            if not isinstance(first, Affine):
+                return False  # elementwise, it would need a copy per branch
             continue
         if any(o not in member for o in operands) or operands != member[operands[0]][0]:
             return False
+        if not isinstance(first, Affine) and graph[operands[0]].shape != first.shape:
+            return False  # a single element per branch does not broadcast over the branches
     # A group that reads nothing packed and nothing shared cannot exist: inputs are shared.
     return True
 

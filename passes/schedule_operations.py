@@ -16,7 +16,8 @@ from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.slots import SlotGraph, SlotNode
 from passes.share_rotations import RotationKeys
 
-RUNTIME_BYTES = 500 << 20  # interpreter, libraries, plan, encoded constants in flight
+RUNTIME_BYTES = 160 << 20  # interpreter, libraries, plan
+WORKING_CIPHERTEXTS = 8  # temporaries of the operations in flight
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _memory(graph: SlotGraph, parameters: Parameters, keys: RotationKeys) -> Mem
     expanded = sorted(len(m.diagonals) * parameters.slots * 16 for m in graph.maps)
     # Two maps are expanded at a time, each needing a working copy.
     working = RUNTIME_BYTES + 2 * sum(expanded[-2:])
+    working += WORKING_CIPHERTEXTS * parameters.ciphertext_bytes()
     return MemoryPrediction(key_bytes, peak, key_bytes + peak + working)
 
 

@@ -144,7 +144,8 @@ class SelectParameters(Pass):
     def _scales(self, program: Program, n: int, measured: _Errors) -> tuple[ScaleChoice, int]:
         """The policy with the fewest primes that is precise enough, and that number of primes."""
         largest = program.facts[Ranges].largest
-        allowed = measured.output_range * 2.0**-program.options.precision_bits
+        # Outputs that are zero on all calibration data have no range to be relative to.
+        allowed = (measured.output_range or 1.0) * 2.0**-program.options.precision_bits
         fixed = bool(self.activation_bits and self.constant_bits)
         highest = 2 * self.prime_bits
         best: tuple[int, float, ScalePolicy] | None = None
@@ -166,7 +167,7 @@ class SelectParameters(Pass):
                 break
         if best is None:
             raise InternalError("no scale policy was tried")
-        return ScaleChoice(best[2], best[1], measured.output_range), best[0]
+        return ScaleChoice(best[2], best[1], measured.output_range), max(1, best[0])
 
 
 def _work(program: Program, parameters: Parameters) -> float:

@@ -6,7 +6,9 @@ evaluation (see `fhecompile.ckks.noise` for the standard deviations):
     after an affine node   encode_error / 2^a * sqrt(2 * fan-in * mean square of the operands)
                            (one rounded plaintext per product; complex packing doubles it)
                          + rescale_error / 2^s
-    after poly and mul     rescale_error / 2^s when a rescale follows
+    after poly and mul     rescale_error / 2^s, as if a rescale followed every product
+    after an input         encrypt_error / 2^s; none where only maps with products read it, for
+                           which it is encrypted at a scale where the error does not count
 
 Constant rounding and ciphertext noise are evaluated apart, so that any scales can be judged.
 """
@@ -21,10 +23,20 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks import noise
 from fhecompile.ir.evaluate import apply_node, evaluate
-from fhecompile.ir.tensor import Affine, Input, Node, Output, TensorGraph, is_product_free
+from fhecompile.ir.tensor import (
+    Affine,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+    is_product_free,
+)
 
 FloatArray = NDArray[np.float64]
 PACKING_FACTOR = 2.0
+DRAWS = 64  # errors of an output its standard deviation is estimated from, at least
 
 
 def predict_error(
@@ -35,6 +47,10 @@ def predict_error(
     constant_bits: float,
 ) -> tuple[float, float, float]:
     """(rms error from constants, rms error from ciphertext noise, largest output magnitude)."""
+    smallest = min((node.size for node in graph.outputs()), default=1)
+    samples = len(next(iter(inputs.values()), ()))
+    repeats = math.ceil(DRAWS / max(1, samples * smallest))
+    inputs = {name: np.concatenate([x] * repeats) for name, x in inputs.items()}
     exact = evaluate(graph, inputs)
     largest = max((float(np.abs(y).max(initial=0.0)) for y in exact.values()), default=0.0)
     found = []
@@ -42,8 +58,9 @@ def predict_error(
         noisy = _evaluate_noisy(
             graph,
             inputs,
-            noise.encode_error(ring_dimension) / 2**constant_bits if constants else 0.0,
-            noise.rescale_error(ring_dimension) / 2**activation_bits if ciphertexts else 0.0,
+            ring_dimension,
+            2.0**-constant_bits if constants else 0.0,
+            2.0**-activation_bits if ciphertexts else 0.0,
         )
         squares = [np.mean((noisy[name] - y) ** 2) for name, y in exact.items()]
         found.append(float(np.sqrt(max(squares, default=0.0))))
@@ -51,19 +68,36 @@ def predict_error(
 
 
 def _evaluate_noisy(
-    graph: TensorGraph, inputs: Mapping[str, FloatArray], encode: float, rescale: float
+    graph: TensorGraph,
+    inputs: Mapping[str, FloatArray],
+    ring_dimension: int,
+    constant_unit: float,
+    activation_unit: float,
 ) -> dict[str, FloatArray]:
+    """Outputs by label; the units are the size of the last bit at either scale, 0 for no error."""
     generator = np.random.default_rng(0)
+    users = graph.users()
+    encode = noise.encode_error(ring_dimension) * constant_unit
+    rescale = noise.rescale_error(ring_dimension) * activation_unit
+    encrypt = noise.encrypt_error(ring_dimension) * activation_unit
     values: dict[str, FloatArray] = {}
     outputs: dict[str, FloatArray] = {}
     for node in graph:
-        if isinstance(node, Input):
-            x = np.asarray(inputs[node.name], np.float64)
-            values[node.name] = x.reshape(x.shape[0], *node.shape)
-            continue
         operands = [values[name] for name in node.inputs]
-        value = apply_node(node, operands)
-        spread = _spread(node, operands, encode, rescale)
+        if isinstance(node, Input):
+            value = np.asarray(inputs[node.name], np.float64)
+            value = value.reshape(value.shape[0], *node.shape)
+        else:
+            value = apply_node(node, operands)
+        match node:
+            case Input():
+                spread = 0.0 if all(map(_multiplies, users[node.name])) else encrypt
+            case Affine() if _multiplies(node):
+                spread = math.hypot(encode * _reach(node, operands), rescale)
+            case Poly() | Mul():
+                spread = rescale
+            case _:
+                spread = 0.0
         if spread:
             value = value + generator.normal(0.0, spread, value.shape)
         values[node.name] = value
@@ -72,11 +106,14 @@ def _evaluate_noisy(
     return outputs
 
 
-def _spread(node: Node, operands: list[FloatArray], encode: float, rescale: float) -> float:
-    if not isinstance(node, Affine) or is_product_free(node):
-        return 0.0
+def _multiplies(node: Node) -> bool:
+    return isinstance(node, Affine) and not is_product_free(node)
+
+
+def _reach(node: Affine, operands: list[FloatArray]) -> float:
+    """The factor of encode_error in the module docstring."""
     squares = sum(
         m.multiply_accumulates() / node.size * float(np.mean(x**2))
         for m, x in zip(node.maps, operands, strict=True)
     )
-    return math.hypot(encode * math.sqrt(PACKING_FACTOR * squares), rescale)
+    return math.sqrt(PACKING_FACTOR * squares)

@@ -34,6 +34,7 @@ from fhecompile.ir.tensor import (
     uniform_sum_weight,
 )
 
+HEADROOM_BITS = 4  # the sign, and values up to 8 times the calibrated ones
 MATCH_BITS = 24  # precision of the integer that brings two summands to one scale
 
 
@@ -67,7 +68,8 @@ class ScalePlan:
         q = self.policy.prime_bits
         needed = 0
         for name, level in self.level.items():
-            size = math.log2(max(largest.get(name, 1.0), 2.0**-20)) + 2  # sign, and a factor 2
+            # What is zero on the calibration data may still hold noise.
+            size = math.log2(max(largest.get(name) or 1.0, 2.0**-20)) + HEADROOM_BITS
             for scale, at in (
                 (self.scale[name], level),
                 (self.raw[name], level - self.rescales[name]),
