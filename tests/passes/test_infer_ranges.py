@@ -1,0 +1,67 @@
+"""Ranges are those of the calibration samples; values that overflow are the user's business."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fhecompile.errors import FheCompileError
+from fhecompile.ir.tensor import TensorGraph
+from passes.infer_ranges import Calibration, InferRanges, Ranges
+from tests.graphs import Builder
+from tests.support import run_pass
+
+SAMPLES = np.array([[[1.0, -2.0]], [[0.5, 3.0]], [[10.0, 0.0]]])
+
+
+def squares() -> TensorGraph:
+    b = Builder()
+    b.input("x", 1, 2)
+    b.affine("sum", {"x": np.ones((1, 2))}, bias=1.0)
+    b.poly("square", "sum", 0.0, 0.0, 1.0)
+    return b.output("square")
+
+
+def test_values() -> None:
+    result = run_pass(InferRanges(), squares(), Calibration({"x": SAMPLES}))
+    ranges = result.program.facts[Ranges]
+    assert result.remarks == ("4 values measured",)
+    assert ranges.current
+    assert ranges.largest == {"x": 10.0, "sum": 11.0, "square": 121.0, "out.square": 121.0}
+    assert ranges.low == {"x": -2.0, "sum": 0.0, "square": 0.0, "out.square": 0.0}
+    assert ranges.high == {"x": 10.0, "sum": 11.0, "square": 121.0, "out.square": 121.0}
+    assert ranges.mean_square["sum"] == pytest.approx((0.0 + 4.5**2 + 11.0**2) / 3)
+
+
+def test_samples_cap_what_is_evaluated() -> None:
+    result = run_pass(InferRanges(samples=2), squares(), Calibration({"x": SAMPLES}))
+    assert result.program.facts[Ranges].largest["sum"] == 4.5
+
+
+def exploding() -> TensorGraph:
+    b = Builder()
+    b.input("x", 1, 2)
+    value = b.scaled("scaled", "x", 1e30)
+    for k in range(6):
+        value = b.poly(f"square{k}", value, 0.0, 0.0, 1.0)
+    return b.output(value)
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "hint"),
+    [
+        (False, "give calibration data like the data the network was trained on"),
+        (
+            True,
+            "give real calibration data with --calibrate data.npz; "
+            "polynomial networks explode on noise",
+        ),
+    ],
+)
+def test_values_that_explode(synthetic: bool, hint: str) -> None:
+    with pytest.raises(FheCompileError) as caught:
+        run_pass(InferRanges(), exploding(), Calibration({"x": SAMPLES}, synthetic))
+    assert caught.value.render() == (
+        "square2: the network's values overflow on the calibration data [values-explode]\n"
+        f"  hint: {hint}"
+    )

@@ -1,0 +1,84 @@
+"""Polynomials become products and maps, in depth ceil(log2(d + 1))."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhecompile.ir.depth import measure_depth
+from fhecompile.ir.tensor import Affine, Poly, TensorGraph
+from passes.lower_polynomials import LowerPolynomials
+from tests.graphs import Builder, of_kind
+from tests.support import assert_same_function, random_inputs, run_pass
+
+
+def polynomial(coefficients: np.ndarray) -> TensorGraph:
+    """p(x) for coefficients (degree + 1,) or (degree + 1, channels)."""
+    b = Builder()
+    b.input("x", 1, 3)
+    b.poly("p", "x", *coefficients)
+    return b.output("p")
+
+
+def lower(before: TensorGraph) -> TensorGraph:
+    after = run_pass(LowerPolynomials(), before).program.graph
+    assert_same_function(before, after, random_inputs(before), bits=40)
+    for p in of_kind(after, Poly):
+        assert p.degree in (1, 2)
+        assert p.leading_is_uniform()
+        assert p.coefficients[-1].flat[0] != 0
+    return after
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("degree", range(1, 10))
+def test_depth_is_that_of_the_degree(degree: int, channels: int) -> None:
+    coefficients = np.random.default_rng(degree).normal(size=(degree + 1, channels))
+    after = lower(polynomial(coefficients))
+    depth = measure_depth(after).total
+    assert depth <= math.ceil(math.log2(degree + 1))
+    if channels == 1 and degree > 2 and degree + 1 < 2 ** math.ceil(math.log2(degree + 1)):
+        assert depth >= math.ceil(math.log2(degree))
+
+
+def test_one_squaring_and_a_relabelled_scale_stay() -> None:
+    for coefficients in ([3.0, -2.0], [1.0, [1.0, 2.0, 3.0], -2.0]):
+        b = Builder()
+        b.input("x", 1, 3)
+        b.poly("p", "x", *coefficients)
+        before = b.output("p")
+        result = run_pass(LowerPolynomials(), before)
+        assert not result.modified
+        assert result.program.graph is before
+
+
+def test_remark_names_the_polynomial_and_its_degree() -> None:
+    result = run_pass(LowerPolynomials(), polynomial(np.ones(4)))
+    assert result.remarks == ("p (degree 3) lowered to products",)
+
+
+def test_a_slope_per_channel_is_a_map() -> None:
+    after = lower(polynomial(np.array([[1.0, 1.0, 1.0], [1.0, 2.0, 3.0]])))
+    assert isinstance(after["p"], Affine)
+
+
+@pytest.mark.parametrize("power", range(1, 10))
+@pytest.mark.parametrize("weight", [1.0, -2.0, [1.0, 2.0, 0.0]])
+def test_single_powers(power: int, weight: object) -> None:
+    coefficients = np.zeros((power + 1, 3))
+    coefficients[-1] = weight
+    lower(polynomial(coefficients))
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, -1.0, 0.5])] * 3), min_size=2, max_size=10).map(
+        np.array
+    )
+)
+def test_coefficients_that_are_zero_or_one(coefficients: np.ndarray) -> None:
+    after = lower(polynomial(coefficients))
+    assert measure_depth(after).total <= math.ceil(math.log2(len(coefficients)))

@@ -1,0 +1,105 @@
+"""Parameters keep the security bound; precision costs primes, and depth has an end."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fhecompile.ckks.parameters import MAX_LOG_QP, Parameters
+from fhecompile.errors import FheCompileError
+from fhecompile.ir.program import Program
+from fhecompile.ir.tensor import TensorGraph
+from passes.select_parameters import ScaleChoice
+from tests.graphs import FIXED_SCALES, Builder, matrix, run_passes
+
+
+def squarings(depth: int = 2) -> TensorGraph:
+    """`depth` times a map and a square, and a last map."""
+    b = Builder()
+    b.input("x", 1, 4)
+    value = "x"
+    for k in range(depth):
+        b.affine(f"map{k}", {value: matrix(4, 4, k)})
+        value = b.poly(f"square{k}", f"map{k}", 0.0, 0.0, 1.0)
+    return b.output(b.affine("last", {value: matrix(2, 4)}))
+
+
+def select(graph: TensorGraph, options: str = "", **more: object) -> Program:
+    return run_passes(graph, "select_parameters", {"select_parameters": options}, **more)
+
+
+@pytest.mark.parametrize("security_bits", sorted(MAX_LOG_QP))
+def test_security_bound_is_kept(security_bits: int) -> None:
+    p = select(squarings(1), security_bits=security_bits).facts[Parameters]
+    assert not p.insecure
+    assert p.security_bits == security_bits
+    assert p.log_qp <= MAX_LOG_QP[security_bits][p.ring_dimension]
+
+
+def test_more_security_needs_a_larger_ring() -> None:
+    rings = []
+    for bits in sorted(MAX_LOG_QP):
+        facts = select(squarings(3), FIXED_SCALES, security_bits=bits).facts
+        rings.append(facts[Parameters].ring_dimension)
+    assert rings == sorted(rings)
+    assert rings[0] < rings[-1]
+
+
+def test_a_toy_ring_is_used_only_when_allowed() -> None:
+    with pytest.raises(FheCompileError, match="too-deep"):
+        select(squarings(), ring_dimension=512)
+    p = select(squarings(), ring_dimension=512, insecure_toy=True).facts[Parameters]
+    assert p.insecure
+    assert p.ring_dimension == 512
+    secure = select(squarings(), ring_dimension=1 << 15, insecure_toy=True).facts[Parameters]
+    assert not secure.insecure
+
+
+def test_too_deep() -> None:
+    with pytest.raises(FheCompileError) as caught:
+        select(squarings(), ring_dimension=1 << 13)
+    assert re.fullmatch(
+        re.escape(
+            "last: no ring dimension is secure at 128 bits for multiplicative depth 5; "
+            "tried 2^13 (PRIMES primes) [too-deep]\n"
+            "  hint: lower --precision-bits, or make the network shallower"
+        ).replace("PRIMES", r"\d+"),
+        caught.value.render(),
+    )
+
+
+def test_too_deep_tries_every_ring() -> None:
+    with pytest.raises(FheCompileError) as caught:
+        select(squarings(20), "activation_bits=58;constant_bits=50", security_bits=256)
+    tried = re.findall(r"2\^(\d+) \(\d+ primes\)", caught.value.reason)
+    assert tried == [str(k) for k in range(10, 18)]
+
+
+def test_precision_never_saves_primes() -> None:
+    graph, primes = squarings(3), []
+    for bits in range(4, 29, 6):
+        p = select(graph, ring_dimension=1 << 16, precision_bits=float(bits)).facts[Parameters]
+        primes.append(p.levels)
+    assert primes == sorted(primes)
+    assert primes[0] < primes[-1]
+
+
+def test_predicted_error_meets_the_precision() -> None:
+    for bits in (4.0, 10.0, 16.0):
+        facts = select(squarings(), precision_bits=bits, ring_dimension=1 << 15).facts
+        choice = facts[ScaleChoice]
+        assert 4.0 * choice.predicted_error <= choice.output_range * 2.0**-bits
+
+
+def test_scales_can_be_fixed() -> None:
+    facts = select(squarings(), "activation_bits=33;constant_bits=21;prime_bits=54").facts
+    policy = facts[ScaleChoice].policy
+    assert (policy.activation_bits, policy.constant_bits, policy.prime_bits) == (33.0, 21.0, 54)
+    assert facts[Parameters].prime_bits == 54
+
+
+def test_digits_can_be_fixed() -> None:
+    fixed = select(squarings(), "digits=3", ring_dimension=1 << 15).facts[Parameters]
+    assert fixed.digits == 3
+    assert fixed.is_secure()
