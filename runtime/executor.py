@@ -132,10 +132,7 @@ class _State:
             try:
                 value = self._value(node, operands)
             except BaseException as error:
-                with self.condition:
-                    if self.error is None:
-                        self.error = error
-                    self.condition.notify_all()
+                self.stop(error)
                 return
             del operands
             end = time.perf_counter() - self.started
@@ -144,13 +141,17 @@ class _State:
                 self.execution.trace.append(
                     TraceEntry(node.op, node.layer, node.type.level, start, end, thread)
                 )
-                share = self.done_weight / self.total_weight
-            if self.progress is not None:
-                self.progress(share)
+                if self.progress is None:
+                    continue
+                try:  # under the lock, so that shares arrive in order
+                    self.progress(self.done_weight / self.total_weight)
+                except BaseException as error:
+                    self.stop(error)
+                    return
 
     def stop(self, error: BaseException) -> None:
         """Lets every worker end after the operation it is at."""
-        with self.condition:
+        with self.condition:  # a thread that holds it already may enter again
             if self.error is None:
                 self.error = error
             self.condition.notify_all()

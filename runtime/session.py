@@ -114,7 +114,7 @@ class InferenceSession:
     def run(
         self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]
     ) -> list[NDArray[np.float32]]:
-        """The named outputs (None: all), as float32 arrays of their shapes.
+        """The named outputs in that order (None: all), as float32 arrays of their shapes.
 
         Several samples along one more leading axis of every input give one more leading axis of
         every output (or fill a leading axis of length 1).
@@ -140,15 +140,14 @@ class InferenceSession:
             np.shape(feeds[t.name]) == t.shape or is_unbatched(np.shape(feeds[t.name]), t.shape)
             for t in self.plan.program.inputs
         )
-        shaped = []
+        shaped = {}
         for info, value in zip(self.plan.program.outputs, outputs, strict=True):
             if single:
                 value = value[0]
             elif info.shape[:1] == (1,):
                 value = value[:, 0]
-            if output_names is None or info.name in output_names:
-                shaped.append(value.astype(np.float32))
-        return shaped
+            shaped[info.name] = value.astype(np.float32)
+        return [shaped[name] for name in (known if output_names is None else output_names)]
 
     def close(self) -> None:
         """Frees keys and constants."""

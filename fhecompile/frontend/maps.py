@@ -18,8 +18,8 @@ from fhecompile.ckks.linear_map import LinearMap, LinearTerm, collapse
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
 
-# More than a thousand ciphertexts of the largest ring, and well inside 32-bit indices.
-MAX_ELEMENTS = 2**27
+# Of one tensor, as a plan allows: hundreds of ciphertexts of the largest ring.
+MAX_ELEMENTS = 2**24
 
 
 def positions(shape: Sequence[int]) -> NDArray[np.int32]:

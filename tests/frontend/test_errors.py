@@ -429,7 +429,7 @@ def test_a_reshape_that_does_not_fit(build):
 
 def test_an_input_too_large(build):
     assert text_of(build(node("Neg", ["x"]), {"x": (2**14, 2**14)})) == (
-        "model: input x has 268435456 elements, the limit is 134217728 [input-too-large]\n"
+        "model: input x has 268435456 elements, the limit is 16777216 [input-too-large]\n"
         "  hint: give a smaller shape, or cut the input before the network"
     )
 
