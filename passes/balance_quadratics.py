@@ -90,16 +90,17 @@ class BalanceQuadratics(Pass):
         for reader in readers:
             assert isinstance(reader, Affine)
             inputs = list(reader.inputs)
-            k = inputs.index(node.name)
             maps, bias = list(reader.maps), np.asarray(reader.bias)
-            w = maps[k]
-            maps[k] = linear_map.scale_inputs(w, _flat(node, sign))
-            if np.any(linear & (b != 0)):
-                inputs.append(producer.name)
-                maps.append(linear_map.scale_inputs(w, _flat(node, np.where(linear, b, 0.0))))
-            if np.any(linear & (c != 0)):
-                moved = w.apply(_flat(node, np.where(linear, c, 0.0))[None, :])[0]
-                bias = bias + linear_map.collapse(moved.reshape(reader.shape))
+            # A reader may have the value as several operands (differences of its elements).
+            for k in [k for k, name in enumerate(reader.inputs) if name == node.name]:
+                w = maps[k]
+                maps[k] = linear_map.scale_inputs(w, _flat(node, sign))
+                if np.any(linear & (b != 0)):
+                    inputs.append(producer.name)
+                    maps.append(linear_map.scale_inputs(w, _flat(node, np.where(linear, b, 0.0))))
+                if np.any(linear & (c != 0)):
+                    moved = w.apply(_flat(node, np.where(linear, c, 0.0))[None, :])[0]
+                    bias = bias + linear_map.collapse(moved.reshape(reader.shape))
             nodes[reader.name] = replace(reader, inputs=tuple(inputs), maps=tuple(maps), bias=bias)
 
 

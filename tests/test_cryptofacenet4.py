@@ -99,9 +99,11 @@ def test_normalised_model(samples: dict[str, Array]) -> None:
 
 @pytest.fixture(scope="session")
 def simulated(plan: Plan, samples: dict[str, Array]) -> Array:
+    """Of all images, four at a time: sixteen at once would take more memory than encrypted."""
+    images = samples["images"]
     with InferenceSession(plan, "simulate") as session:
-        (found,) = session.run(None, {"image": samples["images"]})
-    return np.asarray(found, np.float64)
+        found = [session.run(None, {"image": images[k : k + 4]})[0] for k in range(0, 16, 4)]
+    return np.concatenate(found).astype(np.float64)
 
 
 def test_simulated_embeddings_of_all_samples(
@@ -147,9 +149,8 @@ def test_encrypted_embedding(
 
 @pytest.mark.full_size
 def test_memory_is_predicted(encrypted: tuple[Array, InferenceSession], plan: Plan) -> None:
-    # The process has held other things too, so the peak is an upper bound of the run's.
     assert peak_bytes() <= 10e9
-    assert plan.program.prediction.peak_bytes <= 1.4 * peak_bytes()
+    assert peak_bytes() == pytest.approx(plan.program.prediction.peak_bytes, rel=0.4)
 
 
 def cosines(a: Array, b: Array) -> Array:

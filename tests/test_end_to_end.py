@@ -244,67 +244,64 @@ def test_random_networks(model: bytes, ring: int, passes: str) -> None:
 # ---------------------------------------------------------------------------- encrypted
 
 
-def several_ciphertexts() -> Network:
+def several_ciphertexts(random: np.random.Generator) -> Network:
     """1,536 elements in, 600 out, 512 in a ciphertext."""
     net = Network(x=(1, 6, 16, 16))
-    x = net.op("Conv", "x", WEIGHTS.normal(size=(6, 6, 3, 3)) / 8, pads=[1] * 4)
+    x = net.op("Conv", "x", random.normal(size=(6, 6, 3, 3)) / 8, pads=[1] * 4)
     x = net.op("Mul", x, x)
-    net.op("Conv", x, WEIGHTS.normal(size=(6, 6, 7, 7)) / 20, name="y")
+    net.op("Conv", x, random.normal(size=(6, 6, 7, 7)) / 20, name="y")
     return net
 
 
-def residual() -> Network:
+def residual(random: np.random.Generator) -> Network:
     """A strided convolution, then a block whose input is added to its output."""
     net = Network(x=(1, 3, 9, 7))
-    x = net.op("Conv", "x", WEIGHTS.normal(size=(4, 3, 3, 3)) / 5, strides=[2, 2], pads=[1] * 4)
-    z = net.batch_norm(x, WEIGHTS.uniform(-1, 1, 4), WEIGHTS.normal(size=4) / 4)
+    x = net.op("Conv", "x", random.normal(size=(4, 3, 3, 3)) / 5, strides=[2, 2], pads=[1] * 4)
+    z = net.batch_norm(x, random.uniform(-1, 1, 4), random.normal(size=4) / 4)
     z = net.op("Add", net.op("Mul", z, z), x)
-    z = net.op("Conv", z, WEIGHTS.normal(size=(4, 4, 3, 3)) / 6, pads=[1] * 4)
+    z = net.op("Conv", z, random.normal(size=(4, 4, 3, 3)) / 6, pads=[1] * 4)
     net.op("Add", z, x, name="y")
     return net
 
 
-def parallel() -> Network:
+def parallel(random: np.random.Generator) -> Network:
     """Four patches, each with its own convolution and square, joined by a linear layer."""
     net = Network(x=(1, 2, 8, 8))
     features = []
     for top, left in ((0, 0), (0, 4), (4, 0), (4, 4)):
         starts, ends = np.array([top, left]), np.array([top + 4, left + 4])
         patch = net.op("Slice", "x", starts, ends, np.array([2, 3]))
-        patch = net.op("Conv", patch, WEIGHTS.normal(size=(3, 2, 3, 3)) / 4, pads=[1] * 4)
+        patch = net.op("Conv", patch, random.normal(size=(3, 2, 3, 3)) / 4, pads=[1] * 4)
         features.append(net.op("Flatten", net.op("Mul", patch, patch)))
     joined = net.op("Concat", *features, axis=1)
-    net.op("Gemm", joined, WEIGHTS.normal(size=(192, 10)) / 14, WEIGHTS.normal(size=10), name="y")
+    net.op("Gemm", joined, random.normal(size=(192, 10)) / 14, random.normal(size=10), name="y")
     return net
 
 
-def perceptron() -> Network:
+def perceptron(random: np.random.Generator) -> Network:
     """Two hidden layers with cubics."""
     net = Network(x=(1, 20))
     x = "x"
     for out in (16, 8):
-        x = net.op("MatMul", x, WEIGHTS.normal(size=(20 if out == 16 else 16, out)) / 4)
+        x = net.op("MatMul", x, random.normal(size=(20 if out == 16 else 16, out)) / 4)
         x = net.op("Sub", x, net.op("Mul", net.op("Pow", x, 3.0), 0.1))
-    net.op("MatMul", x, WEIGHTS.normal(size=(8, 3)) / 3, name="y")
+    net.op("MatMul", x, random.normal(size=(8, 3)) / 3, name="y")
     return net
 
 
-def gated() -> Network:
+def gated(random: np.random.Generator) -> Network:
     """Two inputs, a product of ciphertexts, and a mean of everything as a factor."""
     net = Network(x=(1, 2, 6, 6), z=(1, 2, 6, 6))
-    x = net.op("Mul", net.op("Conv", "x", WEIGHTS.normal(size=(2, 2, 1, 1))), "z")
+    x = net.op("Mul", net.op("Conv", "x", random.normal(size=(2, 2, 1, 1))), "z")
     mean = net.op("ReduceMean", x, axes=[1, 2, 3], keepdims=1)
     net.op("Add", net.op("Mul", x, mean), "x", name="y")
     return net
 
 
-WEIGHTS = np.random.default_rng(11)
-
-
 @pytest.mark.parametrize("network", [several_ciphertexts, residual, parallel, perceptron, gated])
-def test_encrypted(network: Callable[[], Network]) -> None:
+def test_encrypted(network: Callable[[np.random.Generator], Network]) -> None:
     pytest.importorskip("openfhe", reason="OpenFHE is not installed")
-    model = network().model("y")
+    model = network(np.random.default_rng(11)).model("y")
     samples = random_inputs(import_model(model).graph, samples=2)
     options = CompileOptions(insecure_toy=True, ring_dimension=1024)
     plan = compile_model(model, samples, options).plan

@@ -9,9 +9,10 @@ from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.program import PassResult
 from fhecompile.ir.tensor import Poly, TensorGraph
 from passes.balance_quadratics import BalanceQuadratics
+from passes.fuse_polynomials import FusePolynomials
 from passes.infer_ranges import Calibration, InferRanges, Ranges
 from tests.graphs import Builder, matrix, of_kind
-from tests.support import assert_same_function, random_inputs, run_pass
+from tests.support import Network, assert_same_function, random_inputs, run_pass
 
 
 def quadratic(*coefficients: object, readers: int = 1) -> TensorGraph:
@@ -127,3 +128,19 @@ def test_declined_when_the_result_is_decrypted() -> None:
     result = balance(b.output("p"))
     assert not result.modified
     assert result.remarks == ("p not balanced: it is read by something that is not a linear map",)
+
+
+@pytest.mark.parametrize("leading", [[2.0, -3.0, 0.5], [2.0, 0.0, -1.0]])
+def test_a_reader_with_the_value_as_two_operands(leading: list[float]) -> None:
+    """All differences of its elements: y_ij = z_i - z_j."""
+    random = np.random.default_rng(0)
+    net = Network(x=(1, 4))
+    first = net.op("MatMul", "x", random.normal(size=(4, 3)), name="first")
+    square = net.op("Mul", net.op("Mul", first, first), np.array(leading))
+    p = net.op("Add", net.op("Add", square, first), np.array([1.0, 2.0, 3.0]), name="p")
+    y = net.op("Sub", p, net.op("Reshape", p, np.array([3, 1])), name="y")
+    before = run_pass(FusePolynomials(), net.graph(y)).program.graph
+    assert before["y"].inputs == ("p", "p")
+    result = balance(before)
+    assert result.remarks == ("1 quadratics balanced",)
+    assert_same_function(before, result.program.graph, random_inputs(before), bits=40)

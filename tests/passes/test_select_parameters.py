@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 
+import numpy as np
 import pytest
 
 from fhecompile.ckks.parameters import MAX_LOG_QP, Parameters
@@ -103,3 +106,30 @@ def test_digits_can_be_fixed() -> None:
     fixed = select(squarings(), "digits=3", ring_dimension=1 << 15).facts[Parameters]
     assert fixed.digits == 3
     assert fixed.is_secure()
+
+
+@pytest.mark.parametrize("features", [4, 20_000])
+def test_the_least_work_is_chosen(features: int) -> None:
+    """Of all secure rings; values over many slots make a larger ring pay off."""
+    b = Builder()
+    b.input("x", 1, features)
+    value = "x"
+    for k in range(4):
+        b.scaled(f"map{k}", value, np.linspace(0.5, 1.0, features))
+        value = b.poly(f"square{k}", f"map{k}", 0.0, 0.0, 1.0)
+    graph = b.output(value)
+
+    def work(p: Parameters) -> float:
+        n = p.ring_dimension
+        ciphertexts = sum(math.ceil(node.size / (n // 2)) for node in graph)
+        primes = p.levels + 1 + p.special_primes
+        return ciphertexts * n * math.log2(n) * (p.digits + 1) * primes
+
+    possible = []
+    for ring in MAX_LOG_QP[128]:
+        with contextlib.suppress(FheCompileError):  # too small to be secure
+            possible.append(select(graph, ring_dimension=ring).facts[Parameters])
+    assert len(possible) > 2
+    best = min(possible, key=work)
+    assert select(graph).facts[Parameters] == best
+    assert (best.ring_dimension > possible[0].ring_dimension) == (features > 4)

@@ -50,7 +50,9 @@ def use_all(store: ConstantStore) -> None:
     """What one run asks for."""
     for o in PLAN.program.operations:
         if o.op == "dot_plain":
-            for number, diagonal in zip(o.attributes["maps"], o.attributes["diagonals"]):
+            for number, diagonal in zip(
+                o.attributes["maps"], o.attributes["diagonals"], strict=True
+            ):
                 store.diagonal(number, diagonal)
             store.done(o.attributes["maps"])
 

@@ -61,9 +61,10 @@ def record(threads: int, before: Callable[[OperationNode], None] = lambda _: Non
 def test_operands_are_made_first(threads: int) -> None:
     backend = record(threads, lambda node: time.sleep(1e-4 * (node.number % 3)))
     order = [number for number, _ in backend.made]
-    executed = [k for k, o in enumerate(PLAN.program.operations) if o.op not in ("input", "output")]
+    operations = enumerate(PLAN.program.operations)
+    executed = [k for k, o in operations if o.op not in ("input", "output")]
     assert sorted(order) == executed
-    # Operands carried the numbers they should, so they were made; on one thread, in the plan's order.
+    # `Recorder` has checked that every operation got the operands it names.
     if threads == 1:
         assert order == executed
 
@@ -86,7 +87,7 @@ def test_values_are_freed_after_their_last_use() -> None:
 @pytest.mark.parametrize("threads", [1, 4])
 def test_first_error_stops_the_run(threads: int) -> None:
     started: list[int] = []
-    wrong = [k for k, o in enumerate(PLAN.program.operations) if o.op == "dot_plain"][0]
+    wrong = next(k for k, o in enumerate(PLAN.program.operations) if o.op == "dot_plain")
 
     def fail(node: OperationNode) -> None:
         started.append(node.number)

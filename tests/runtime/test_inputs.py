@@ -170,8 +170,7 @@ def test_files(tmp_path: Path, pair: Plan) -> None:
         with pytest.raises(FheCompileError) as caught:
             read_inputs(source, pair)
         assert str(caught.value) == (
-            f"{source}: {reason} [input-name]\n"
-            "  hint: save it with numpy.savez(path, a=..., b=...)"
+            f"{source}: {reason} [input-name]\n  hint: save it with numpy.savez(path, a=..., b=...)"
         )
 
 
