@@ -108,7 +108,7 @@ def test_digits_can_be_fixed() -> None:
     assert fixed.is_secure()
 
 
-@pytest.mark.parametrize("features", [4, 20_000])
+@pytest.mark.parametrize("features", [4, 16_000])
 def test_the_least_work_is_chosen(features: int) -> None:
     """Of all secure rings; values over many slots make a larger ring pay off."""
     b = Builder()
@@ -132,4 +132,4 @@ def test_the_least_work_is_chosen(features: int) -> None:
     assert len(possible) > 2
     best = min(possible, key=work)
     assert select(graph).facts[Parameters] == best
-    assert (best.ring_dimension > possible[0].ring_dimension) == (features > 4)
+    assert best is (possible[0] if features == 4 else possible[1])

@@ -67,7 +67,7 @@ def test_named_outputs(pair: Plan) -> None:
         ((1, 2, 8, 8), (1, 5)),
         ((2, 8, 8), (1, 5)),
         ((3, 2, 8, 8), (3, 5)),
-        ((3, 1, 2, 8, 8), (3, 1, 5)),
+        ((3, 1, 2, 8, 8), (3, 5)),
     ],
 )
 def test_shapes_of_samples(given: tuple[int, ...], made: tuple[int, ...]) -> None:
