@@ -99,19 +99,9 @@ def read_inputs(source: str | Path, plan: Plan) -> dict[str, NDArray[Any]]:
     path, array = split_array_name(source)
     names = [info.name for info in plan.program.inputs]
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if len(names) == 1:
-                return {names[0]: loaded}
-            raise _unfit(path, f"one array is given for the inputs {', '.join(names)}", names)
-        with loaded:
-            wanted = dict.fromkeys(names, array) if array else {name: name for name in names}
-            missing = [key for key in wanted.values() if key not in loaded.files]
-            if missing or (array and len(names) > 1):
-                found = ", ".join(loaded.files) or "none"
-                what = f"no array {array}" if array else f"no array for input {missing[0]}"
-                raise _unfit(path, f"there is {what}; the arrays are: {found}", names)
-            return {name: loaded[key] for name, key in wanted.items()}
+        # numpy leaves a file it cannot read open, so it is opened here.
+        with path.open("rb") as stream:
+            return _named(np.load(stream, allow_pickle=False), path, array, names)
     except OSError as error:
         raise FheCompileError(
             "no-such-file", f"cannot read the inputs ({error.strerror or error})", node=str(path)
@@ -123,6 +113,20 @@ def read_inputs(source: str | Path, plan: Plan) -> dict[str, NDArray[Any]]:
             node=str(path),
             hint="save the inputs with numpy.savez or numpy.save",
         ) from error
+
+
+def _named(loaded: Any, path: Path, array: str | None, names: list[str]) -> dict[str, NDArray[Any]]:
+    if isinstance(loaded, np.ndarray):
+        if len(names) == 1:
+            return {names[0]: loaded}
+        raise _unfit(path, f"one array is given for the inputs {', '.join(names)}", names)
+    wanted = dict.fromkeys(names, array) if array else {name: name for name in names}
+    missing = [key for key in wanted.values() if key not in loaded.files]
+    if missing or (array and len(names) > 1):
+        found = ", ".join(loaded.files) or "none"
+        what = f"no array {array}" if array else f"no array for input {missing[0]}"
+        raise _unfit(path, f"there is {what}; the arrays are: {found}", names)
+    return {name: loaded[key] for name, key in wanted.items()}
 
 
 def _unfit(path: Path, reason: str, names: list[str]) -> FheCompileError:

@@ -70,24 +70,9 @@ def synthetic_calibration(
 def _read(path: str | Path, graph: TensorGraph) -> Mapping[str, NDArray[Any]]:
     file, name = split_array_name(path)
     try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _single(str(path), loaded, graph)
-        with loaded:
-            if name:
-                if name not in loaded.files:
-                    raise _mismatch(
-                        str(file),
-                        f"there is no array {name}",
-                        f"the arrays are: {', '.join(loaded.files)}",
-                    )
-                return _single(str(path), loaded[name], graph)
-            wanted = {n.name for n in graph.inputs()}
-            # An array that is not for an input is not read: it may be large, or not numeric.
-            return {
-                sanitise(key): loaded[key] if sanitise(key) in wanted else np.zeros(0)
-                for key in loaded.files
-            }
+        # numpy leaves a file it cannot read open, so it is opened here.
+        with Path(file).open("rb") as stream:
+            return _arrays(np.load(stream, allow_pickle=False), path, name, graph)
     except FileNotFoundError:
         raise FheCompileError(
             "no-such-file",
@@ -101,6 +86,27 @@ def _read(path: str | Path, graph: TensorGraph) -> Mapping[str, NDArray[Any]]:
             "this is not a numeric .npz or .npy file",
             "save the samples with numpy.savez or numpy.save",
         ) from error
+
+
+def _arrays(
+    loaded: Any, path: str | Path, name: str | None, graph: TensorGraph
+) -> Mapping[str, NDArray[Any]]:
+    if isinstance(loaded, np.ndarray):
+        return _single(str(path), loaded, graph)
+    if name:
+        if name not in loaded.files:
+            raise _mismatch(
+                str(split_array_name(path)[0]),
+                f"there is no array {name}",
+                f"the arrays are: {', '.join(loaded.files)}",
+            )
+        return _single(str(path), loaded[name], graph)
+    wanted = {n.name for n in graph.inputs()}
+    # An array that is not for an input is not read: it may be large, or not numeric.
+    return {
+        sanitise(key): loaded[key] if sanitise(key) in wanted else np.zeros(0)
+        for key in loaded.files
+    }
 
 
 def _single(place: str, array: NDArray[Any], graph: TensorGraph) -> dict[str, NDArray[Any]]:
