@@ -1,4 +1,7 @@
-"""The exact text of every error of the frontend."""
+"""The exact text of every error of the frontend.
+
+Long because it is one list of cases: a reader looks for a text, and all are here.
+"""
 
 from __future__ import annotations
 

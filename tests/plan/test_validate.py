@@ -1,6 +1,7 @@
 """Plans that are whole but wrong: each is refused by Plan.load, quickly and with its reason.
 
 Every case changes the written-out program of conftest.py and wraps it with a correct checksum.
+Long because it is one list of mutations, in the order of the schema.
 """
 
 from __future__ import annotations
