@@ -1,9 +1,8 @@
 r"""Orders the operations for a small live set and predicts the peak of live ciphertexts.
 
-The lowering's order is topological and layer by layer. Within it, operations whose operands all
-die with them are moved up to where their last operand is made, and cheap operations that only wait
-(a `drop_level`, a plain addition) sink to their first use. The executor runs operations in this
-order as far as their operands allow, and frees a value after its last use.
+The lowering's order is topological and layer by layer. In it a `drop_level` or `conjugate` whose
+operand lives on anyway sinks to its first use, so that its copy is not alive before. The executor
+runs operations in this order as far as their operands allow, and frees a value after its last use.
 """
 
 from __future__ import annotations

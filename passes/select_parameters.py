@@ -30,7 +30,7 @@ from fhecompile.ckks.parameters import (
     Parameters,
     cheapest_digits,
 )
-from fhecompile.errors import FheCompileError, InternalError
+from fhecompile.errors import FheCompileError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -95,13 +95,18 @@ class SelectParameters(Pass):
     def run(self, program: Program) -> PassResult:
         options = program.options
         tried: list[str] = []
+        imprecise = 0  # smallest ring dimension at which no scales are precise enough
         wanted = options.ring_dimension
         inputs = {k: v[:2] for k, v in program.facts[Calibration].inputs.items()}
         measured = _Errors(*predict_error(program.graph, inputs, *_Errors.REFERENCE))
         rings = [wanted] if wanted else sorted(MAX_LOG_QP[options.security_bits])
         best: tuple[float, Parameters, ScaleChoice] | None = None
         for n in rings:
-            choice, levels = self._scales(program, n, measured)
+            found = self._scales(program, n, measured)
+            if found is None:
+                imprecise = imprecise or n
+                continue
+            choice, levels = found
             parameters = self._parameters(program, n, levels)
             if parameters is None:
                 tried.append(f"2^{n.bit_length() - 1} ({levels} primes)")
@@ -119,6 +124,8 @@ class SelectParameters(Pass):
                 f"predicted error {choice.predicted_error:.2g}"
             )
             return PassResult(program.having(parameters, choice), True, (remark,))
+        if imprecise and not tried:
+            raise self._too_imprecise(program, imprecise, measured)
         depth = measure_depth(program.graph)
         raise FheCompileError(
             "too-deep",
@@ -141,7 +148,19 @@ class SelectParameters(Pass):
             )
         return found
 
-    def _scales(self, program: Program, n: int, measured: _Errors) -> tuple[ScaleChoice, int]:
+    def _too_imprecise(self, program: Program, n: int, measured: _Errors) -> FheCompileError:
+        s, a = measured.best_split(n, 2 * self.prime_bits)
+        reached = (measured.output_range or 1.0) / (PEAK_TO_RMS * measured.error(n, s, a))
+        return FheCompileError(
+            "precision-not-reachable",
+            f"{program.options.precision_bits:g} bits of precision are asked for, primes of "
+            f"{self.prime_bits} bits reach {math.floor(math.log2(reached))}",
+            hint="lower --precision-bits",
+        )
+
+    def _scales(
+        self, program: Program, n: int, measured: _Errors
+    ) -> tuple[ScaleChoice, int] | None:
         """The policy with the fewest primes that is precise enough, and that number of primes."""
         largest = program.facts[Ranges].largest
         # Outputs that are zero on all calibration data have no range to be relative to.
@@ -154,7 +173,7 @@ class SelectParameters(Pass):
             if fixed:
                 s, a = self.activation_bits, self.constant_bits
             error = measured.error(n, s, a)
-            if PEAK_TO_RMS * error > allowed and not fixed and total < highest:
+            if PEAK_TO_RMS * error > allowed and not fixed:
                 continue
             fewest = self.prime_bits * len(program.graph.nodes)
             for bump in range(0, self.prime_bits, 3):
@@ -166,7 +185,7 @@ class SelectParameters(Pass):
             if fixed or (best is not None and fewest > best[0]):
                 break
         if best is None:
-            raise InternalError("no scale policy was tried")
+            return None
         return ScaleChoice(best[2], best[1], measured.output_range), max(1, best[0])
 
 

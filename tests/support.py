@@ -166,8 +166,20 @@ def run_slots(
         outputs, _ = Executor(plan, backend, threads).run(slots)
     finally:
         constants.close()
+    if not noise:
+        check_output_slots(plan, outputs)
     tensors = assemble_outputs(plan, outputs)
     return {t.name: x for t, x in zip(plan.program.outputs, tensors, strict=True)}
+
+
+def check_output_slots(plan: Plan, outputs: Mapping[tuple[int, int], NDArray[Any]]) -> None:
+    """What a client decrypts holds the outputs and nothing else: zero, or the same value again."""
+    for number, info in enumerate(plan.program.outputs):
+        layout = plan.layouts[info.layout]
+        parts = [outputs[number, part] for part in range(layout.ciphertexts)]
+        found = np.stack(parts, axis=-2)
+        expected = layout.pack(layout.unpack(found))
+        assert np.abs(found - expected).max() <= 1e-9 * max(1.0, np.abs(expected).max())
 
 
 def convolutions() -> Network:

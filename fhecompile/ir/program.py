@@ -37,6 +37,10 @@ class Facts:
     def __contains__(self, kind: type) -> bool:
         return kind in self._facts
 
+    def kinds(self) -> set[type]:
+        """The types there is a fact of."""
+        return set(self._facts)
+
     def having(self, *facts: Any) -> Facts:
         """A store with these facts added or replaced."""
         return Facts([*self._facts.values(), *facts])
@@ -126,7 +130,7 @@ class PassManager:
 
     def run(self, program: Program) -> Program:
         """Runs every pass in order."""
-        self.check(type(fact) for fact in program.facts._facts.values())
+        self.check(program.facts.kinds())
         for p in self.passes:
             started = time.perf_counter()
             before = program

@@ -59,6 +59,16 @@ def test_a_toy_ring_is_used_only_when_allowed() -> None:
     assert not secure.insecure
 
 
+def test_precision_that_cannot_be_reached() -> None:
+    with pytest.raises(FheCompileError) as caught:
+        select(squarings(), "prime_bits=20", precision_bits=30)
+    text = re.sub(r"reach -?\d+", "reach SOME", str(caught.value))
+    assert text == (
+        "30 bits of precision are asked for, primes of 20 bits reach SOME "
+        "[precision-not-reachable]\n  hint: lower --precision-bits"
+    )
+
+
 def test_too_deep() -> None:
     with pytest.raises(FheCompileError) as caught:
         select(squarings(), ring_dimension=1 << 13)
