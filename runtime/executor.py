@@ -1,8 +1,10 @@
-"""Runs a plan's operations on a thread pool, in dependency order.
+"""Runs a plan's operations on a thread pool, in dependency order, for one or several images.
 
-An operation is ready when its operands are made; of the ready ones the first in the plan's order
-runs first, which keeps the live set as small as the schedule intended. A value is freed after its
-last use. The first error stops the run.
+An operation of an image is ready when its operands are made; of the ready ones the first in the
+plan's order runs first, of one operation the first image. This keeps the live set as small as the
+schedule intended and the images together, which share the constants. A value is freed after its
+last use. A thread that finds nothing ready does what the backend has to do ahead, one task at a
+time. The first error stops the run.
 """
 
 from __future__ import annotations
@@ -10,42 +12,20 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fhecompile.ckks.cost import operation_seconds
 from fhecompile.plan import Plan
-from runtime.backends.base import Backend, OperationNode, operation_nodes
+from runtime.backends.base import AheadTask, Backend, OperationNode, operation_nodes
+from runtime.trace import ENCODE, Execution, TraceEntry
 
+# How long an idle thread waits before it asks for work ahead again: a backend does not say when it
+# has some, e.g. because a map has been expanded.
+IDLE_SECONDS = 0.02
 
-@dataclass(frozen=True)
-class TraceEntry:
-    """When and where one operation ran (seconds since the start of the run)."""
-
-    op: str
-    layer: int
-    level: int
-    start: float
-    end: float
-    thread: int
-
-
-@dataclass
-class Execution:
-    """What a run leaves behind besides its outputs."""
-
-    trace: list[TraceEntry] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def seconds_by_operation(self) -> dict[str, float]:
-        """Thread-seconds spent in each kind of operation."""
-        total: dict[str, float] = {}
-        for entry in self.trace:
-            total[entry.op] = total.get(entry.op, 0.0) + entry.end - entry.start
-        return total
-
-
+Part = tuple[int, int]  # (tensor, part)
 Progress = Callable[[float], None]
 
 
@@ -56,6 +36,7 @@ class Executor:
         self.backend = backend
         self.threads = max(1, threads)
         self.nodes = operation_nodes(plan)
+        self._one_run = threading.Lock()  # a backend is in one run at a time
         self.users: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
             for operand in dict.fromkeys(node.inputs):
@@ -66,13 +47,31 @@ class Executor:
         ]
 
     def run(
-        self, inputs: Mapping[tuple[int, int], Any], progress: Progress | None = None
-    ) -> tuple[dict[tuple[int, int], Any], Execution]:
-        """Outputs by (tensor, part) for inputs by (tensor, part).
+        self, inputs: Mapping[Part, Any], progress: Progress | None = None
+    ) -> tuple[dict[Part, Any], Execution]:
+        """Outputs by (tensor, part) for inputs by (tensor, part); see `run_images`."""
+        (outputs,), execution = self.run_images([inputs], progress)
+        return outputs, execution
+
+    def run_images(
+        self, images: Sequence[Mapping[Part, Any]], progress: Progress | None = None
+    ) -> tuple[list[dict[Part, Any]], Execution]:
+        """The outputs of each image, all evaluated at the same time.
 
         `progress` is called with the share of the predicted work that is done.
         """
-        state = _State(self, inputs, progress)
+        with self._one_run:
+            state = _State(self, images, progress)
+            self.backend.begin(len(images))
+            try:
+                self._supervise(state)
+                state.execution.seconds = time.perf_counter() - state.started
+            finally:
+                state.execution.inner = self.backend.end()
+        return state.outputs, state.execution
+
+    def _supervise(self, state: _State) -> None:
+        """Has the run done on threads; on return, or when it raises, none of them runs any more."""
         workers = [
             threading.Thread(target=state.work, args=(k,), name=f"evaluate-{k}", daemon=True)
             for k in range(self.threads)
@@ -91,8 +90,15 @@ class Executor:
             raise
         if state.error is not None:
             raise state.error
-        state.execution.seconds = time.perf_counter() - state.started
-        return state.outputs, state.execution
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One operation of one image with its operands."""
+
+    node: OperationNode
+    image: int
+    operands: list[Any]
 
 
 class _State:
@@ -101,83 +107,105 @@ class _State:
     def __init__(
         self,
         executor: Executor,
-        inputs: Mapping[tuple[int, int], Any],
+        images: Sequence[Mapping[Part, Any]],
         progress: Progress | None,
     ) -> None:
-        self.executor, self.inputs, self.progress = executor, inputs, progress
-        nodes = executor.nodes
-        self.missing = [len(dict.fromkeys(node.inputs)) for node in nodes]
-        self.uses = [len(users) for users in executor.users]
-        self.ready = [node.number for node in nodes if not node.inputs]
+        self.executor, self.images, self.progress = executor, images, progress
+        nodes, count = executor.nodes, len(images)
+        self.missing = [[len(dict.fromkeys(node.inputs)) for node in nodes] for _ in images]
+        self.uses = [[len(users) for users in executor.users] for _ in images]
+        self.ready = [(n.number, image) for n in nodes if not n.inputs for image in range(count)]
         heapq.heapify(self.ready)
-        self.values: dict[int, Any] = {}
-        self.outputs: dict[tuple[int, int], Any] = {}
-        self.left = len(nodes)
-        self.done_weight, self.total_weight = 0.0, sum(executor.weights) or 1.0
+        self.values: list[dict[int, Any]] = [{} for _ in images]
+        self.outputs: list[dict[Part, Any]] = [{} for _ in images]
+        self.left = len(nodes) * count
+        self.done_weight, self.total_weight = 0.0, count * sum(executor.weights) or 1.0
         self.error: BaseException | None = None
         self.condition = threading.Condition()
-        self.execution = Execution()
+        self.execution = Execution(executor.threads, count)
         self.started = time.perf_counter()
 
     def work(self, thread: int) -> None:
-        while True:
-            with self.condition:
-                while not self.ready and self.left and self.error is None:
-                    self.condition.wait()
-                if not self.left or self.error is not None:
-                    return
-                node = self.executor.nodes[heapq.heappop(self.ready)]
-                operands = [self.values[i] for i in node.inputs]
-            start = time.perf_counter() - self.started
-            try:
-                value = self._value(node, operands)
-            except BaseException as error:
-                self.stop(error)
-                return
-            del operands
-            end = time.perf_counter() - self.started
-            with self.condition:
-                self._finish(node, value)
-                self.execution.trace.append(
-                    TraceEntry(node.op, node.layer, node.type.level, start, end, thread)
-                )
-                if self.progress is None:
-                    continue
-                try:  # under the lock, so that shares arrive in order
-                    self.progress(self.done_weight / self.total_weight)
-                except BaseException as error:
-                    self.stop(error)
-                    return
+        """What each thread does until the run is over or stopped."""
+        try:
+            while (task := self._next_task()) is not None:
+                if isinstance(task, AheadTask):
+                    self._run_ahead(task, thread)
+                else:
+                    self._run_step(task, thread)
+        except BaseException as error:
+            self.stop(error)
 
     def stop(self, error: BaseException) -> None:
-        """Lets every worker end after the operation it is at."""
+        """Lets every worker end after the task it is at."""
         with self.condition:  # a thread that holds it already may enter again
             if self.error is None:
                 self.error = error
             self.condition.notify_all()
 
-    def _value(self, node: OperationNode, operands: list[Any]) -> Any:
-        if node.op == "input":
-            return self.inputs[node.attributes["tensor"], node.attributes["part"]]
-        if node.op == "output":
-            return self.executor.backend.output(node, operands[0])
-        return self.executor.backend.execute(node, operands)
+    def _next_task(self) -> _Step | AheadTask | None:
+        """Waits for something to do; None when the run is over."""
+        with self.condition:
+            while self.left and self.error is None:
+                if self.ready:
+                    number, image = heapq.heappop(self.ready)
+                    node = self.executor.nodes[number]
+                    return _Step(node, image, [self.values[image][i] for i in node.inputs])
+                ahead = self.executor.backend.claim_ahead()
+                if ahead is not None:
+                    return ahead
+                self.condition.wait(IDLE_SECONDS)
+            return None
 
-    def _finish(self, node: OperationNode, value: Any) -> None:
+    def _run_ahead(self, task: AheadTask, thread: int) -> None:
+        start = self._now()
+        task.run()
+        end = self._now()
+        node = task.node
+        with self.condition:
+            self.execution.trace.append(
+                TraceEntry(ENCODE, node.layer, node.type.level, start, end, thread, None)
+            )
+
+    def _run_step(self, step: _Step, thread: int) -> None:
+        node = step.node
+        start = self._now()
+        value = self._value(step)
+        end = self._now()
+        step.operands.clear()  # or they would live on while this thread waits for its next task
+        with self.condition:
+            self._finish(node, step.image, value)
+            self.execution.trace.append(
+                TraceEntry(node.op, node.layer, node.type.level, start, end, thread, step.image)
+            )
+            if self.progress is not None:  # under the lock, so that shares arrive in order
+                self.progress(self.done_weight / self.total_weight)
+
+    def _now(self) -> float:
+        return time.perf_counter() - self.started
+
+    def _value(self, step: _Step) -> Any:
+        node, backend = step.node, self.executor.backend
+        if node.op == "input":
+            return self.images[step.image][node.attributes["tensor"], node.attributes["part"]]
         if node.op == "output":
-            self.outputs[node.attributes["tensor"], node.attributes["part"]] = value
-        elif self.uses[node.number]:
-            self.values[node.number] = value
+            return backend.output(node, step.operands[0])
+        return backend.execute(node, step.operands)
+
+    def _finish(self, node: OperationNode, image: int, value: Any) -> None:
+        values, uses, missing = self.values[image], self.uses[image], self.missing[image]
+        if node.op == "output":
+            self.outputs[image][node.attributes["tensor"], node.attributes["part"]] = value
+        elif uses[node.number]:
+            values[node.number] = value
         for operand in dict.fromkeys(node.inputs):
-            self.uses[operand] -= 1
-            if not self.uses[operand]:
-                del self.values[operand]
-        if node.op == "dot_plain":
-            self.executor.backend.constants.done(node.attributes["maps"])
+            uses[operand] -= 1
+            if not uses[operand]:
+                del values[operand]
         for user in self.executor.users[node.number]:
-            self.missing[user] -= 1
-            if not self.missing[user]:
-                heapq.heappush(self.ready, user)
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(self.ready, (user, image))
         self.left -= 1
         self.done_weight += self.executor.weights[node.number]
         self.condition.notify_all()

@@ -10,7 +10,8 @@ from fhecompile.plan import Plan
 from runtime.backends.openfhe import OpenfheBackend, ServerContext
 from runtime.client import PartKey
 from runtime.constants import ConstantStore
-from runtime.executor import Execution, Executor, Progress
+from runtime.executor import Executor, Progress
+from runtime.trace import Execution
 
 
 def check_keys(plan: Plan, context: ServerContext) -> None:

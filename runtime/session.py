@@ -21,9 +21,10 @@ from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.client import assemble_outputs, input_scales, pack_input
 from runtime.constants import ConstantStore
-from runtime.executor import Execution, Executor, Progress
+from runtime.executor import Executor, Progress
 from runtime.inputs import CalibrationWarning, check_inputs, check_outputs, is_unbatched
 from runtime.machine import check_memory, usable_cores
+from runtime.trace import Execution
 
 Mode = Literal["clear", "simulate", "encrypt"]
 MODES: tuple[Mode, ...] = ("clear", "simulate", "encrypt")

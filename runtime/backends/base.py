@@ -15,6 +15,7 @@ from fhecompile.ckks.operations import OPERATIONS, ValueType
 from fhecompile.errors import InternalError
 from fhecompile.plan import Plan
 from runtime.constants import ConstantStore
+from runtime.trace import InnerTimes
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,19 @@ def operation_nodes(plan: Plan) -> list[OperationNode]:
     ]
 
 
+@dataclass(frozen=True)
+class AheadTask:
+    """Work on an operation's constants that can be done before its operands are there."""
+
+    node: OperationNode
+    run: Callable[[], None]
+
+
 class Backend(ABC):
-    """Base class; a backend implements one method per operation but `input` and `output`."""
+    """Base class; a backend implements one method per operation but `input` and `output`.
+
+    The executor calls `begin` before a run and `end` after it, whether or not it succeeded.
+    """
 
     name: ClassVar[str]
 
@@ -59,6 +71,19 @@ class Backend(ABC):
         for op in OPERATIONS:
             if op not in ("input", "output"):
                 self._methods[op] = getattr(self, op)
+
+    def begin(self, images: int) -> None:
+        """A run of so many images starts: every operation will be executed once for each."""
+        self.constants.begin()
+
+    def end(self) -> InnerTimes:
+        """The run is over, maybe by an error; how long operations encoded and waited."""
+        self.constants.end()
+        return InnerTimes()
+
+    def claim_ahead(self) -> AheadTask | None:
+        """What a thread without an operation to execute may do now; each task is given once."""
+        return None
 
     def execute(self, node: OperationNode, operands: Sequence[Any]) -> Any:
         """The value of one operation."""

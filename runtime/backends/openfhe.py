@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,10 +26,12 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
-from runtime.backends.base import Backend, OperationNode
+from runtime.backends.base import AheadTask, Backend, OperationNode, operation_nodes
+from runtime.backends.encoder import ConstantEncoder, Vector, encode_vector
 from runtime.constants import ConstantStore
+from runtime.plaintexts import PlaintextInfo, PlaintextStore, list_plaintexts
+from runtime.trace import InnerTimes
 
-Vector = NDArray[np.float64] | NDArray[np.complex128]
 Ciphertext = Any
 Operands = Sequence[Ciphertext]
 
@@ -116,7 +119,7 @@ class SecretContext:
     def encrypt(self, vector: Vector, scale: float) -> Ciphertext:
         """A fresh ciphertext of a slot vector at level 0 and scale 2^scale."""
         with wrapped("encrypting"):
-            plaintext = _encode(self.context, self.parameters, vector, scale, 0)
+            plaintext = encode_vector(self.context, self.parameters, vector, scale, 0)
             return self.context.Encrypt(self.public_key, plaintext)
 
     def decrypt(self, ciphertext: Ciphertext, scale: float) -> NDArray[np.complex128]:
@@ -199,20 +202,29 @@ def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, in
     return indices
 
 
-def _encode(context: Any, parameters: Parameters, vector: Vector, scale: float, level: int) -> Any:
-    factor = 2.0 ** (scale - parameters.prime_bits)
-    return context.MakeCKKSPackedPlaintext(np.ascontiguousarray(vector * factor), 1, level)
-
-
 class OpenfheBackend(Backend):
     """See the module docstring."""
 
     name: ClassVar[str] = "openfhe"
 
-    def __init__(self, plan: Plan, constants: ConstantStore, server: ServerContext) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        constants: ConstantStore,
+        server: ServerContext,
+        ahead_bytes: int = 0,
+        cache_bytes: int = 0,
+    ) -> None:
         super().__init__(plan, constants)
         self.context = server.context
         self.parameters = plan.parameters
+        self.nodes = operation_nodes(plan)
+        self.plaintexts = PlaintextStore(
+            list_plaintexts(plan),
+            ConstantEncoder(plan, self.nodes, constants, self.context),
+            ahead_bytes,
+            cache_bytes,
+        )
         self.nominal = 2.0**self.parameters.prime_bits
         self.cyclotomic = 2 * self.parameters.ring_dimension
         self.automorphism_keys: Any = None
@@ -222,9 +234,21 @@ class OpenfheBackend(Backend):
         self._units: dict[tuple[complex, int], Any] = {}
         self._lock = threading.Lock()
 
+    def begin(self, images: int) -> None:
+        self.plaintexts.begin(images)  # and through it the constants, without those cached
+
+    def end(self) -> InnerTimes:
+        super().end()
+        return self.plaintexts.end()
+
+    def claim_ahead(self) -> AheadTask | None:
+        info = self.plaintexts.claim()
+        if info is None:
+            return None
+        return AheadTask(self.nodes[info.operation], partial(self._encode_ahead, info))
+
     def execute(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        layer = self.plan.program.layers[node.layer]
-        with wrapped(f"executing {node.op}", layer.source or layer.name):
+        with wrapped(f"executing {node.op}", self._place(node)):
             return super().execute(node, operands)
 
     def rotate(self, node: OperationNode, operands: Operands) -> Ciphertext:
@@ -265,14 +289,9 @@ class OpenfheBackend(Backend):
         return self._labelled(self.context.KeySwitchDown(operands[0]))
 
     def dot_plain(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        a = node.attributes
-        level = node.type.level
-        total = None
-        for x, number, diagonal, scale in zip(
-            operands, a["maps"], a["diagonals"], a["scales"], strict=True
-        ):
-            vector = np.roll(self.constants.diagonal(number, diagonal), a["rotation"])
-            product = self.context.EvalMult(x, self._encoded(vector, scale, level))
+        total = None  # sums are exact, so the order of the terms does not matter
+        for term, plaintext in self.plaintexts.use(node.number):
+            product = self.context.EvalMult(operands[term], plaintext)
             if total is None:
                 total = product
             else:
@@ -280,17 +299,11 @@ class OpenfheBackend(Backend):
         return self._labelled(total)
 
     def mul_plain(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        a = node.attributes
-        plaintext = self._encoded(
-            self.plan.vector(a["vector"], a["part"]), a["scale"], node.type.level
-        )
+        ((_, plaintext),) = self.plaintexts.use(node.number)
         return self._labelled(self.context.EvalMult(operands[0], plaintext))
 
     def add_plain(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        a = node.attributes
-        plaintext = self._encoded(
-            self.plan.vector(a["vector"], a["part"]), node.type.scale, node.type.level
-        )
+        ((_, plaintext),) = self.plaintexts.use(node.number)
         return self._labelled(self.context.EvalAdd(operands[0], plaintext))
 
     def add(self, node: OperationNode, operands: Operands) -> Ciphertext:
@@ -328,15 +341,21 @@ class OpenfheBackend(Backend):
         unit = self._unit(2.0 ** node.attributes["bits"], node.type.level)
         return self._labelled(self.context.EvalMult(operands[0], unit))
 
-    def _encoded(self, vector: Vector, scale: float, level: int) -> Any:
-        return _encode(self.context, self.parameters, vector, scale, level)
+    def _encode_ahead(self, info: PlaintextInfo) -> None:
+        with wrapped("encoding constants", self._place(self.nodes[info.operation])):
+            self.plaintexts.make(info)
+
+    def _place(self, node: OperationNode) -> str:
+        layer = self.plan.program.layers[node.layer]
+        return layer.source or layer.name
 
     def _unit(self, value: complex, level: int) -> Any:
         """The plaintext of a constant at scale 1, made once per level."""
         with self._lock:
             if (value, level) not in self._units:
                 vector = np.full(self.parameters.slots, value)
-                self._units[value, level] = self._encoded(vector, 0.0, level)
+                plaintext = encode_vector(self.context, self.parameters, vector, 0.0, level)
+                self._units[value, level] = plaintext
             return self._units[value, level]
 
     def _labelled(self, ciphertext: Ciphertext) -> Ciphertext:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from fhecompile.plan import Plan
-from runtime.backends.base import OperationNode
+from runtime.backends.base import AheadTask, OperationNode, operation_nodes
 from runtime.backends.clear import ClearBackend
 from runtime.constants import ConstantStore
 from runtime.executor import Executor
+from runtime.trace import Execution, InnerTimes, TraceEntry
 from tests.support import convolution_plan, run_slots
 
 PLAN = convolution_plan()
@@ -40,6 +41,19 @@ class Recorder(ClearBackend):
         super().__init__(plan, ConstantStore(plan))
         self.before = before
         self.made: list[tuple[int, weakref.ref[Value]]] = []
+        self.ahead: list[AheadTask] = []
+        self.runs: list[int | str] = []
+
+    def begin(self, images: int) -> None:
+        super().begin(images)
+        self.runs.append(images)
+
+    def end(self) -> InnerTimes:
+        self.runs.append("end")
+        return super().end()
+
+    def claim_ahead(self) -> AheadTask | None:
+        return self.ahead.pop() if self.ahead else None
 
     def execute(self, node: OperationNode, operands: Sequence[Any]) -> Value:
         self.before(node)
@@ -81,6 +95,19 @@ def test_values_are_freed_after_their_last_use() -> None:
 
     backend = Recorder(PLAN, check)
     Executor(PLAN, backend, 1).run(INPUTS)
+    assert len(backend.made) > 20
+
+
+def test_values_are_freed_before_the_thread_does_anything_else() -> None:
+    last_use = {i: k for k, o in enumerate(PLAN.program.operations) for i in o.inputs}
+    backend = Recorder(PLAN, lambda _: None)
+
+    def check(_: float) -> None:
+        made = [number for number, _ in backend.made]
+        alive = {number for number, value in backend.made if value() is not None}
+        assert alive <= {k for k in made if last_use.get(k, -1) > made[-1]} | set(made[-1:])
+
+    Executor(PLAN, backend, 1).run(INPUTS, check)
     assert len(backend.made) > 20
 
 
@@ -154,3 +181,144 @@ def test_an_executor_runs_many_inputs() -> None:
     executor = Executor(PLAN, backend, 2)
     first, second = (executor.run(INPUTS)[0] for _ in range(2))
     assert first.keys() == second.keys() == {(0, 0)}
+
+
+# ---------------------------------------------------------------------------- several images
+
+OPERATIONS = [k for k, o in enumerate(PLAN.program.operations) if o.op not in ("input", "output")]
+
+
+def test_images_go_through_the_operations_together() -> None:
+    backend = Recorder(PLAN, lambda _: None)
+    outputs, execution = Executor(PLAN, backend, 1).run_images([INPUTS] * 3)
+    assert [number for number, _ in backend.made] == [k for k in OPERATIONS for _ in range(3)]
+    assert [len(image) for image in outputs] == [1, 1, 1]
+    assert backend.runs == [3, "end"]
+    assert execution.images == 3
+    assert [e.image for e in execution.trace] == [0, 1, 2] * len(PLAN.program.operations)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_each_image_has_its_own_values(threads: int) -> None:
+    """The clear backend on three images at once, and on each alone."""
+    random = np.random.default_rng(7)
+    images = [
+        {key: random.normal(size=(1, PLAN.parameters.slots)) + 0j for key in INPUTS}
+        for _ in range(3)
+    ]
+    constants = ConstantStore(PLAN)
+    executor = Executor(PLAN, ClearBackend(PLAN, constants), threads)
+    alone = [executor.run(image)[0] for image in images]
+    together, _ = executor.run_images(images)
+    constants.close()
+    for one, other in zip(alone, together, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    assert not np.array_equal(alone[0][0, 0], alone[1][0, 0])
+
+
+def test_values_of_every_image_are_freed_after_their_last_use() -> None:
+    last_use = {i: k for k, o in enumerate(PLAN.program.operations) for i in o.inputs}
+    backend: Recorder
+
+    def check(node: OperationNode) -> None:
+        made = [number for number, _ in backend.made]
+        done = made.count(node.number)  # images that have passed this operation
+        alive = [number for number, value in backend.made if value() is not None]
+        for number in set(made):
+            last = last_use.get(number, -1)
+            needed = 3 if last > node.number else 3 - done if last == node.number else 0
+            kept = made[-1:].count(number)  # the value made last may not be dropped yet
+            assert alive.count(number) - kept <= min(needed, made.count(number))
+
+    backend = Recorder(PLAN, check)
+    Executor(PLAN, backend, 1).run_images([INPUTS] * 3)
+    assert len(backend.made) == 3 * len(OPERATIONS)
+
+
+def test_progress_of_several_images() -> None:
+    shares: list[float] = []
+    Executor(PLAN, Recorder(PLAN, lambda _: None), 2).run_images([INPUTS] * 2, shares.append)
+    assert len(shares) == 2 * len(PLAN.program.operations)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+
+
+def test_an_error_of_one_image_stops_all() -> None:
+    backend: Recorder
+
+    def fail(node: OperationNode) -> None:
+        if [number for number, _ in backend.made].count(node.number) == 2:
+            raise ArithmeticError("no")
+
+    backend = Recorder(PLAN, fail)
+    with pytest.raises(ArithmeticError, match=r"^no$"):
+        Executor(PLAN, backend, 1).run_images([INPUTS] * 3)
+    assert len(backend.made) == 2
+    assert backend.runs == [3, "end"]
+
+
+# ---------------------------------------------------------------------------- ahead
+
+DOT = next(n for n in operation_nodes(PLAN) if n.op == "dot_plain")
+
+
+def test_an_idle_thread_works_ahead() -> None:
+    """Nothing else can run while the first operation waits for the work ahead."""
+    worked = threading.Event()
+
+    def before(node: OperationNode) -> None:
+        assert node.number != OPERATIONS[0] or worked.wait(10)
+
+    backend = Recorder(PLAN, before)
+    backend.ahead = [AheadTask(DOT, worked.set)]
+    _, execution = Executor(PLAN, backend, 2).run(INPUTS)
+    (entry,) = [e for e in execution.trace if e.op == "encode"]
+    assert (entry.layer, entry.level, entry.image) == (DOT.layer, DOT.type.level, None)
+    assert len(execution.trace) == len(PLAN.program.operations) + 1
+
+
+def test_ready_operations_come_first() -> None:
+    """On one thread some operation is always ready."""
+    backend = Recorder(PLAN, lambda _: None)
+    backend.ahead = [AheadTask(DOT, lambda: pytest.fail("worked ahead"))]
+    Executor(PLAN, backend, 1).run_images([INPUTS] * 2)
+    assert len(backend.ahead) == 1
+
+
+def test_an_error_ahead_stops_the_run() -> None:
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise ArithmeticError("ahead")
+
+    def before(node: OperationNode) -> None:
+        assert failed.wait(10)
+        time.sleep(0.05)
+
+    backend = Recorder(PLAN, before)
+    backend.ahead = [AheadTask(DOT, fail)]
+    with pytest.raises(ArithmeticError, match=r"^ahead$"):
+        Executor(PLAN, backend, 2).run(INPUTS)
+    assert len(backend.made) <= 1
+    assert backend.runs == [1, "end"]
+
+
+# ---------------------------------------------------------------------------- accounts
+
+
+def test_shares_of_the_time() -> None:
+    ops = {"dot_plain": 6.0, "encode": 1.0, "hoist": 1.0, "conjugate": 1.5, "square": 2.0}
+    trace = [TraceEntry(op, 0, 0, 1.0, 1.0 + seconds, 0) for op, seconds in ops.items()]
+    trace += [TraceEntry("rescale", 0, 0, 2.0, 3.0, 1, image) for image in (0, 1)]
+    execution = Execution(2, 2, trace, 10.0, InnerTimes(encode=4.0, wait=0.5))
+    assert execution.shares() == pytest.approx(
+        {
+            "encode": 0.25,  # 1 s ahead and 4 s inside the products
+            "multiply": 0.075,
+            "rotate": 0.125,
+            "square": 0.1,
+            "other": 0.1,
+            "idle": 0.35,
+        }
+    )
