@@ -1,12 +1,27 @@
-"""What the machine has: cores and memory, and whether a plan fits."""
+r"""What the machine has, cores and memory, whether a plan fits, and how a run uses what is left.
+
+An encrypted run of one image takes the plan's predicted peak P, of which K bytes are evaluation
+keys. Of what is free beyond P and the cache of constants, at most half, and `AHEAD_BYTES`, goes to
+constants encoded ahead; the rest to more images, each of which takes no more than P - K:
+
+    free      = available - P - cache            (available - (P - K) - cache once keys are made)
+    ahead     = min(AHEAD_BYTES, free / 2)
+    in flight = 1 + (free - ahead) / (P - K)     at most MOST_IN_FLIGHT unless a user asks for more
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
+from runtime.plaintexts import list_plaintexts
+
+AHEAD_BYTES = 1 << 30
+MOST_IN_FLIGHT = 16  # constants are then encoded once for 16 images: nothing is left to gain
 
 
 def usable_cores() -> int:
@@ -49,6 +64,67 @@ def peak_bytes() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size like 800M or 8G (powers of 1024); ValueError when it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text} is no size")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+@dataclass(frozen=True)
+class MemoryShares:
+    """Bytes for cached constants and for those encoded ahead, and images evaluated at once."""
+
+    cache: int
+    ahead: int
+    in_flight: int
+
+
+def share_memory(
+    plan: Plan,
+    cache_constants: int | None = None,
+    in_flight: int | None = None,
+    *,
+    keys_made: bool = False,
+    available: int | None = None,
+) -> MemoryShares:
+    """How an encrypted run uses memory; the formulas are in the module docstring.
+
+    Args:
+        plan: the plan.
+        cache_constants: bytes of constants to keep at most; what the plan does not have is free.
+        in_flight: images to evaluate at once at most.
+        keys_made: whether this process holds the evaluation keys already.
+        available: free memory; default: what the machine says.
+    """
+    peak = plan.program.prediction.peak_bytes
+    per_image = max(1, peak - _key_bytes(plan))
+    needed = per_image if keys_made else peak
+    cache = min(cache_constants or 0, sum(info.bytes for info in list_plaintexts(plan)))
+    available = available_bytes() if available is None else available
+    if available is None:
+        return MemoryShares(cache, AHEAD_BYTES, in_flight or 1)
+    if cache and needed + cache > available:
+        raise FheCompileError(
+            "not-enough-memory",
+            f"an encrypted run needs about {needed / 2**30:.1f} GiB of memory and "
+            f"{cache / 2**30:.1f} GiB for cached constants, {available / 2**30:.1f} GiB are free",
+            hint="cache fewer constants, free some memory, or use a bigger machine",
+            exit_code=EXIT_ENVIRONMENT,
+        )
+    free = max(0, available - needed - cache)
+    ahead = min(AHEAD_BYTES, free // 2)
+    fitting = 1 + (free - ahead) // per_image
+    return MemoryShares(cache, ahead, min(fitting, max(1, in_flight or MOST_IN_FLIGHT)))
+
+
+def _key_bytes(plan: Plan) -> int:
+    keys = plan.program.keys
+    count = len(keys.rotations) + int(keys.conjugation) + int(keys.relinearisation)
+    return count * plan.parameters.key_bytes
 
 
 def check_memory(plan: Plan, available: int | None = None) -> None:

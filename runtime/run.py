@@ -30,7 +30,7 @@ from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable, write_atomically
 from fhecompile.version import __version__
 from runtime.inputs import CalibrationWarning, check_inputs, read_inputs
-from runtime.machine import peak_bytes
+from runtime.machine import parse_size, peak_bytes
 from runtime.progress import ProgressBar
 from runtime.session import MODES, InferenceSession, run
 from runtime.tuning import tune_process
@@ -98,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE", help="write the outputs to this .npz or .npy file")
     add("--samples", type=_count, metavar="N", help="run only the first N samples")
     add("--threads", type=_count, metavar="N", help="default: every core")
+    add(
+        "--in-flight",
+        type=_count,
+        metavar="N",
+        help="encrypted samples evaluated at once at most; default: as many as memory allows",
+    )
+    add(
+        "--cache-constants",
+        type=_size,
+        metavar="SIZE",
+        help="memory for encoded constants that later samples use again, e.g. 8G; default: none",
+    )
     add("--reference", type=Path, metavar="MODEL", help="compare with this model in ONNX Runtime")
     add("--ignore-range", action="store_true", help="accept inputs outside the calibrated range")
     add("--insecure-toy", action="store_true", help="accept a plan that is not secure")
@@ -113,6 +125,13 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("is to be at least 1")
     return number
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("is to be a size like 800M or 8G") from error
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -131,7 +150,7 @@ def _run(options: argparse.Namespace) -> None:
     expected = _reference(options.reference, plan, tensors) if options.reference else None
     if plan.parameters.insecure:
         _complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
-    outputs, session, total = _evaluate(options, plan, feeds, count)
+    outputs, session, total = _evaluate(options, plan, feeds)
     timings = session.timings
     result: dict[str, Any] = {
         "plan": str(options.plan),
@@ -168,7 +187,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _evaluate(
-    options: argparse.Namespace, plan: Plan, feeds: Arrays, count: int
+    options: argparse.Namespace, plan: Plan, feeds: Arrays
 ) -> tuple[dict[str, NDArray[np.float32]], InferenceSession, float]:
     """Outputs by name, the closed session, and the seconds from its opening to the outputs."""
     bar = ProgressBar(sys.stderr)
@@ -182,12 +201,11 @@ def _evaluate(
             threads=options.threads,
             ignore_range=options.ignore_range,
             insecure_toy=options.insecure_toy,
+            progress=bar.update,
+            in_flight=options.in_flight,
+            cache_constants=options.cache_constants,
         ) as session:
             bar.start("evaluating")
-            runs = count if options.mode == "encrypt" else 1
-            session.progress = lambda share: bar.update(
-                (len(session.timings.executions) + share) / runs
-            )
             values = session.run(None, feeds)
             total = time.perf_counter() - started
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fhecompile.errors import FheCompileError
@@ -11,6 +11,7 @@ from runtime.backends.openfhe import OpenfheBackend, ServerContext
 from runtime.client import PartKey
 from runtime.constants import ConstantStore
 from runtime.executor import Executor, Progress
+from runtime.machine import MemoryShares, share_memory
 from runtime.trace import Execution
 
 
@@ -33,28 +34,57 @@ def check_keys(plan: Plan, context: ServerContext) -> None:
 
 
 class Server:
-    """Evaluates one plan for one client's evaluation keys."""
+    """Evaluates one plan for one client's evaluation keys.
 
-    def __init__(self, plan: Plan, context: ServerContext, threads: int) -> None:
+    Args:
+        plan: the plan.
+        context: what the client handed over.
+        threads: threads to evaluate on.
+        memory: what `runtime.machine.share_memory` gave for this plan, where it also says how many
+            constants to keep for later images; default: none, and what is free now.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        context: ServerContext,
+        threads: int,
+        memory: MemoryShares | None = None,
+    ) -> None:
         check_keys(plan, context)
+        self.memory = memory or share_memory(plan, keys_made=True)
         self.constants = ConstantStore(plan)
         self.context = context
-        self.executor = Executor(plan, OpenfheBackend(plan, self.constants, context), threads)
+        self.backend = OpenfheBackend(
+            plan, self.constants, context, self.memory.ahead, self.memory.cache
+        )
+        self.executor = Executor(plan, self.backend, threads)
 
     def evaluate(
         self, inputs: Mapping[PartKey, Any], progress: Progress | None = None
     ) -> tuple[dict[PartKey, Any], Execution]:
         """Output ciphertexts by (tensor, part), and how the run went."""
-        for ciphertext in inputs.values():
+        (outputs,), execution = self.evaluate_images([inputs], progress)
+        return outputs, execution
+
+    def evaluate_images(
+        self, images: Sequence[Mapping[PartKey, Any]], progress: Progress | None = None
+    ) -> tuple[list[dict[PartKey, Any]], Execution]:
+        """The same for several images at once, which share the encoded constants.
+
+        All their ciphertexts are in memory together: see `memory.in_flight`.
+        """
+        for ciphertext in (c for inputs in images for c in inputs.values()):
             if ciphertext.GetKeyTag() != self.context.key_tag:
                 raise FheCompileError(
                     "wrong-key-set",
                     "a ciphertext was encrypted under another key than the evaluation keys",
                     hint="encrypt with the client these evaluation keys came from",
                 )
-        return self.executor.run(inputs, progress)
+        return self.executor.run_images(images, progress)
 
     def close(self) -> None:
-        """Releases the evaluation keys and expanded constants."""
+        """Releases the evaluation keys and all constants."""
         self.constants.close()
+        self.backend.plaintexts.close()
         self.context.release()

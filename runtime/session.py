@@ -23,9 +23,10 @@ from runtime.client import assemble_outputs, input_scales, pack_input
 from runtime.constants import ConstantStore
 from runtime.executor import Executor, Progress
 from runtime.inputs import CalibrationWarning, check_inputs, check_outputs, is_unbatched
-from runtime.machine import check_memory, usable_cores
+from runtime.machine import check_memory, share_memory, usable_cores
 from runtime.trace import Execution
 
+Sample = tuple[NDArray[np.float64], ...]  # a sample's inputs in the plan's order
 Mode = Literal["clear", "simulate", "encrypt"]
 MODES: tuple[Mode, ...] = ("clear", "simulate", "encrypt")
 
@@ -41,7 +42,10 @@ class NodeArg:
 
 @dataclass
 class Timings:
-    """Seconds per phase, of the last call (keygen: of the session)."""
+    """Seconds per phase, of the last call (keygen: of the session).
+
+    A call has one execution for all its samples, or one for as many as are in flight together.
+    """
 
     keygen: float = 0.0
     encrypt: float = 0.0
@@ -67,7 +71,10 @@ class InferenceSession:
         threads: threads to evaluate on; default all cores this process may use.
         ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
         insecure_toy: accept a plan whose parameters are not secure.
-        progress: called with the share of the evaluation that is done.
+        progress: called with the share of a call's evaluation that is done.
+        in_flight: encrypted images evaluated at once at most, sharing the encoded constants;
+            default: as many as memory allows.
+        cache_constants: bytes of encoded constants kept for later images; 0 or None: none.
 
     Raises:
         FheCompileError: the plan does not load, OpenFHE is missing, or memory does not suffice.
@@ -82,6 +89,8 @@ class InferenceSession:
         ignore_range: bool = False,
         insecure_toy: bool = False,
         progress: Progress | None = None,
+        in_flight: int | None = None,
+        cache_constants: int | None = None,
     ) -> None:
         if mode not in MODES:
             raise FheCompileError(
@@ -100,7 +109,7 @@ class InferenceSession:
                 hint="compile without --insecure-toy, or accept it with --insecure-toy here too",
             )
         if mode == "encrypt":
-            self._open_encrypted()
+            self._open_encrypted(in_flight, cache_constants)
         else:
             self._open_numpy()
 
@@ -132,8 +141,7 @@ class InferenceSession:
         self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
         self.timings.executions = []
         if self.mode == "encrypt":
-            samples = [self._run_encrypted([t[k] for t in tensors]) for k in range(len(tensors[0]))]
-            outputs = [np.stack(column) for column in zip(*samples, strict=True)]
+            outputs = self._run_encrypted(tensors)
         else:
             outputs = self._run_numpy(tensors)
         check_outputs(self.plan, outputs)
@@ -191,31 +199,54 @@ class InferenceSession:
         self.timings.executions.append(execution)
         return assemble_outputs(self.plan, outputs)
 
-    def _open_encrypted(self) -> None:
+    def _open_encrypted(self, in_flight: int | None, cache_constants: int | None) -> None:
         from runtime.backends.openfhe import load_openfhe
         from runtime.client import Client
         from runtime.server import Server
 
         load_openfhe()
         check_memory(self.plan)
+        memory = share_memory(self.plan, cache_constants, in_flight)
         started = time.perf_counter()
         self._client, context = Client.create(self.plan, self.threads)
-        self._server = Server(self.plan, context, self.threads)
+        self._server = Server(self.plan, context, self.threads, memory)
         self.timings.keygen = time.perf_counter() - started
 
     def _run_encrypted(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        samples = list(zip(*tensors, strict=True))
+        together = self._server.memory.in_flight
+        outputs: list[list[NDArray[np.float64]]] = []
+        for start in range(0, len(samples), together):
+            chunk = samples[start : start + together]
+            outputs += self._run_together(
+                chunk, part_of(self.progress, start, len(chunk), len(samples))
+            )
+        return [np.stack(column) for column in zip(*outputs, strict=True)]
+
+    def _run_together(
+        self, samples: Sequence[Sample], progress: Progress | None
+    ) -> list[list[NDArray[np.float64]]]:
+        """Outputs of samples evaluated at the same time."""
         t0 = time.perf_counter()
-        ciphertexts = self._client.encrypt(dict(enumerate(tensors)))
+        ciphertexts = [self._client.encrypt(dict(enumerate(sample))) for sample in samples]
         t1 = time.perf_counter()
-        outputs, execution = self._server.evaluate(ciphertexts, self.progress)
+        outputs, execution = self._server.evaluate_images(ciphertexts, progress)
         t2 = time.perf_counter()
-        decrypted = self._client.decrypt(outputs)
+        decrypted = [self._client.decrypt(image) for image in outputs]
         t3 = time.perf_counter()
         self.timings.encrypt += t1 - t0
         self.timings.evaluate += t2 - t1
         self.timings.decrypt += t3 - t2
         self.timings.executions.append(execution)
         return decrypted
+
+
+def part_of(progress: Progress | None, done: int, count: int, total: int) -> Progress | None:
+    """What reports the share of `total` samples, given that of `count` ones after `done` others."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda share: report((done + share * count) / total)
 
 
 def run(

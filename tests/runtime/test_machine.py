@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from runtime import machine
+from runtime.machine import MemoryShares
+from runtime.plaintexts import PlaintextInfo, list_plaintexts
 from tests.support import convolution_plan
 
 
@@ -46,6 +49,77 @@ def test_the_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_system_that_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_bytes", lambda: None)
     machine.check_memory(plan_needing(2**60))
+
+
+# ---------------------------------------------------------------------------- shares
+
+PLAN = convolution_plan()
+KEYS = PLAN.program.keys
+KEY_BYTES = (len(KEYS.rotations) + KEYS.conjugation + KEYS.relinearisation) * (
+    PLAN.parameters.key_bytes
+)
+CONSTANTS = sum(info.bytes for info in list_plaintexts(PLAN))
+GIB = 1 << 30
+PEAK = 4 * GIB + KEY_BYTES  # 4 GiB for each image
+
+
+@pytest.mark.parametrize(
+    ("available", "options", "shares"),
+    [
+        (PEAK, {}, MemoryShares(0, 0, 1)),
+        (PEAK - GIB, {}, MemoryShares(0, 0, 1)),
+        (PEAK + GIB, {}, MemoryShares(0, GIB // 2, 1)),
+        (PEAK + 9 * GIB, {}, MemoryShares(0, GIB, 3)),
+        (PEAK + 9 * GIB - 1, {}, MemoryShares(0, GIB, 2)),
+        (PEAK + 9 * GIB, {"in_flight": 2}, MemoryShares(0, GIB, 2)),
+        (PEAK + 9 * GIB, {"in_flight": 50}, MemoryShares(0, GIB, 3)),
+        (PEAK + 900 * GIB, {}, MemoryShares(0, GIB, 16)),
+        (PEAK + 900 * GIB, {"in_flight": 50}, MemoryShares(0, GIB, 50)),
+        (PEAK + 9 * GIB, {"cache_constants": 1000}, MemoryShares(1000, GIB, 2)),
+        (PEAK + 9 * GIB, {"cache_constants": 99 * GIB}, MemoryShares(CONSTANTS, GIB, 2)),
+        (PEAK - KEY_BYTES + 9 * GIB, {"keys_made": True}, MemoryShares(0, GIB, 3)),
+        (PEAK + CONSTANTS, {"cache_constants": 99 * GIB}, MemoryShares(CONSTANTS, 0, 1)),
+    ],
+)
+def test_shares(available: int, options: dict[str, Any], shares: MemoryShares) -> None:
+    assert machine.share_memory(plan_needing(PEAK), available=available, **options) == shares
+
+
+def test_shares_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available_bytes", lambda: None)
+    assert machine.share_memory(plan_needing(PEAK)) == MemoryShares(0, GIB, 1)
+    assert machine.share_memory(plan_needing(PEAK), 77, 5) == MemoryShares(77, GIB, 5)
+
+
+def test_a_cache_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        machine, "list_plaintexts", lambda _: [PlaintextInfo(0, 0, 3 * GIB), PlaintextInfo(0, 1, 2)]
+    )
+    with pytest.raises(FheCompileError) as caught:
+        machine.share_memory(plan_needing(4 * GIB), 3 * GIB, available=6 * GIB)
+    assert str(caught.value) == (
+        "an encrypted run needs about 4.0 GiB of memory and 3.0 GiB for cached constants, "
+        "6.0 GiB are free [not-enough-memory]\n"
+        "  hint: cache fewer constants, free some memory, or use a bigger machine"
+    )
+    assert caught.value.exit_code == EXIT_ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("17", 17), ("2k", 2048), ("1.5M", 3 << 19), ("8G", 8 << 30), ("1TiB", 1 << 40)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert machine.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "8X", "8 9", "1e9", "nan"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{text} is no size$"):
+        machine.parse_size(text)
+
+
+# ---------------------------------------------------------------------------- the machine
 
 
 def test_cores() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fhecompile.plan import Plan
 from tests.runtime.conftest import Call, Files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,8 @@ def test_encrypted(call: Call, made: Files) -> None:
     arguments = (made.plan, "--input", made.inputs, "--samples", "2", "--json")
     refused = call(*arguments)
     assert refused.code == 2 and "[insecure-plan]" in refused.err
-    done = call(*arguments, "--insecure-toy", "--reference", made.model, "--threads", "2")
+    memory = ("--in-flight", "1", "--cache-constants", "1M")
+    done = call(*arguments, "--insecure-toy", "--reference", made.model, "--threads", "2", *memory)
     found = json.loads(done.out)
     assert done.code == 0 and found["threads"] == 2
     assert found["max_abs_error"] < 0.01 and found["seconds"]["keygen"] > 0
@@ -232,7 +234,29 @@ def test_a_reference_of_another_shape(call: Call, made: Files) -> None:
     assert done.err.endswith("  hint: give the ONNX file the plan was compiled from\n")
 
 
-@pytest.mark.parametrize("arguments", [(), ("--threads", "0"), ("--mode", "fast")])
+def test_a_cache_that_does_not_fit(
+    call: Call, made: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openfhe", exc_type=ImportError)
+    plan = Plan.load(made.plan)
+    peak = plan.program.prediction.peak_bytes
+    monkeypatch.setattr("runtime.machine.available_bytes", lambda: peak + 1)
+    arguments = (made.plan, "--input", made.inputs, "--insecure-toy", "-q")
+    done = call(*arguments, "--cache-constants", "1G")
+    assert done.code == 3
+    assert " for cached constants, " in done.err and "[not-enough-memory]" in done.err
+    assert call(*arguments, "--cache-constants", "0").code == 0
+
+
+def test_a_size_that_is_none(call: Call, made: Files) -> None:
+    done = call(made.plan, "--input", made.inputs, "--cache-constants", "much")
+    assert done.code == 2
+    assert done.err.endswith("argument --cache-constants: is to be a size like 800M or 8G\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--threads", "0"), ("--in-flight", "0"), ("--mode", "fast")]
+)
 def test_usage(call: Call, made: Files, arguments: tuple[str, ...]) -> None:
     given = ("--input", made.inputs) if arguments else ()
     done = call(made.plan, *given, *arguments)

@@ -17,6 +17,8 @@ from fhecompile.errors import FheCompileError
 from fhecompile.options import CompileOptions
 from runtime.backends.openfhe import SecretContext, generate_keys
 from runtime.client import Client
+from runtime.machine import share_memory
+from runtime.plaintexts import list_plaintexts
 from runtime.server import Server
 from runtime.session import InferenceSession
 from tests.support import Network, convolution_plan, relative_error, run_slots
@@ -53,6 +55,23 @@ def test_client_and_server(parties: tuple[Client, Server]) -> None:
     assert error_of(client, server) < 1e-2  # constants are expanded again
 
 
+def test_several_images_at_once_and_cached_constants() -> None:
+    client, context = Client.create(PLAN)
+    memory = share_memory(PLAN, cache_constants=1 << 30, keys_made=True)
+    server = Server(PLAN, context, 2, memory)
+    assert server.backend.plaintexts.kept_bytes == 0
+    images = [client.encrypt({0: sign * IMAGE}) for sign in (1, -1)]
+    outputs, execution = server.evaluate_images(images)
+    kept = server.backend.plaintexts.kept_bytes
+    assert kept == memory.cache == sum(info.bytes for info in list_plaintexts(PLAN))
+    assert execution.images == 2
+    found = [client.decrypt(image)[0] for image in outputs]
+    assert relative_error(found[0], EXPECTED) < 1e-2 < relative_error(found[1], EXPECTED)
+    assert relative_error(found[1], run_slots(PLAN, {"x": -IMAGE[None]})["y"][0]) < 1e-2
+    server.close()
+    assert server.backend.plaintexts.kept_bytes == 0
+
+
 def test_closing_one_server_leaves_the_other_its_keys() -> None:
     sessions = [InferenceSession(PLAN, threads=1, insecure_toy=True) for _ in range(2)]
     first, second = sessions
@@ -67,10 +86,13 @@ def test_closing_one_server_leaves_the_other_its_keys() -> None:
 def test_ciphertexts_of_another_client(parties: tuple[Client, Server]) -> None:
     _, server = parties
     stranger, context = Client.create(PLAN)
-    assert text_of(server.evaluate, stranger.encrypt({0: IMAGE})) == (
+    text = (
         "a ciphertext was encrypted under another key than the evaluation keys [wrong-key-set]\n"
         "  hint: encrypt with the client these evaluation keys came from"
     )
+    theirs, ours = stranger.encrypt({0: IMAGE}), parties[0].encrypt({0: IMAGE})
+    assert text_of(server.evaluate, theirs) == text
+    assert text_of(server.evaluate_images, [ours, theirs]) == text
     context.release()
 
 

@@ -142,12 +142,37 @@ def test_timings_and_progress() -> None:
     assert timings.seconds_by_operation().keys() == {o.op for o in PLAN.program.operations}
 
 
-def test_encrypted_session() -> None:
+@pytest.mark.parametrize(("in_flight", "chunks"), [(None, [5]), (1, [1] * 5), (2, [2, 2, 1])])
+def test_encrypted_session(
+    monkeypatch: pytest.MonkeyPatch, in_flight: int | None, chunks: list[int]
+) -> None:
     pytest.importorskip("openfhe", reason="OpenFHE is not installed")
-    with InferenceSession(PLAN, threads=2, insecure_toy=True) as session:
-        (found,) = session.run(None, {"x": IMAGES[:2]})
+    monkeypatch.setattr("runtime.machine.available_bytes", lambda: 64 << 30)
+    images = np.concatenate([IMAGES, -IMAGES[:2]])
+    shares: list[float] = []
+    with InferenceSession(
+        PLAN, threads=2, insecure_toy=True, in_flight=in_flight, progress=shares.append
+    ) as session:
+        (found,) = session.run(None, {"x": images})
         timings = session.timings
     assert min(timings.keygen, timings.encrypt, timings.evaluate, timings.decrypt) > 0
-    assert len(timings.executions) == 2
-    expected = run(PLAN, IMAGES[:2], "clear")["y"]
+    assert [execution.images for execution in timings.executions] == chunks
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert len(shares) == 5 * len(PLAN.program.operations)
+    expected = run(PLAN, images, "clear")["y"]
+    assert float(np.abs(found - expected).max()) < 40 * PLAN.program.prediction.error
+
+
+def test_cached_constants() -> None:
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    with InferenceSession(PLAN, threads=2, insecure_toy=True, cache_constants=1 << 30) as session:
+        encoding = []
+        for image in IMAGES:
+            session.run(None, {"x": image})
+            (execution,) = session.timings.executions
+            ahead = execution.seconds_by_operation().get("encode", 0.0)
+            encoding.append(ahead + execution.inner.encode)
+        (found,) = session.run(None, {"x": IMAGES})
+    assert encoding[0] > 0 and encoding[1:] == [0, 0]
+    expected = run(PLAN, IMAGES, "clear")["y"]
     assert float(np.abs(found - expected).max()) < 40 * PLAN.program.prediction.error
