@@ -1,7 +1,8 @@
 """The environment a process that evaluates ciphertexts should start with.
 
 OpenFHE allocates vectors of half a megabyte by the thousand. glibc's default thresholds give such
-memory back to the system and fetch it again, page by page; higher ones keep it. OpenMP threads
+memory back to the system and fetch it again, page by page; higher ones keep it. They only hold for
+its first arena, so that all threads have to share that one. OpenMP threads
 inside one operation would compete with the executor's own pool, one operation per thread. Both are
 read when a process starts, so the process replaces itself once, by the same program with these
 variables; what the user has set stays.
@@ -15,6 +16,7 @@ import sys
 GUARD = "FHECOMPILE_TUNED"
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the largest value glibc takes
