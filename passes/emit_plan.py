@@ -89,6 +89,7 @@ class _Emitter:
                 target=self.layout(constant.diagonal_map.target),
                 packing=constant.diagonal_map.packing,
                 window=constant.diagonal_map.window,
+                copies=constant.diagonal_map.copies,
                 terms=tuple(
                     schema.TermInfo(
                         self.array(term.values),
@@ -139,6 +140,7 @@ class _Emitter:
                             schema.DigitInfo(d.axis, d.divisor, d.radix, d.place, d.stride)
                             for d in layout.digits
                         ),
+                        layout.spill,
                     )
                     for _, layout in self.layouts.values()
                 ),

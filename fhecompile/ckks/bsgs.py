@@ -26,12 +26,27 @@ from fhecompile.errors import InternalError
 
 @dataclass(frozen=True)
 class RotationCosts:
-    """Seconds of the steps; `key` is what one more rotation key is worth avoiding."""
+    """Seconds of the steps of a linear map.
+
+    Args:
+        hoist: the digit decomposition baby steps share.
+        baby: a hoisted rotation.
+        giant: a rotation into the extended basis, added there.
+        key: what one more rotation key is worth avoiding.
+        product: encoding a diagonal, multiplying and adding it.
+        down: the one division by P after the giant steps.
+        rotate: a rotation on its own, or a conjugation.
+        unit: a product with a plaintext that is kept.
+    """
 
     hoist: float
     baby: float
     giant: float
     key: float
+    product: float = 0.0
+    down: float = 0.0
+    rotate: float = 0.0
+    unit: float = 0.0
 
 
 KEY_WORTH = 0.2  # of a baby step: key generation and memory against evaluation time
@@ -43,11 +58,15 @@ def rotation_costs(parameters: Parameters, level: int) -> RotationCosts:
     extended = ValueType("extended", level, 0.0)
     baby = operation_seconds("rotate_hoisted", [x, x], {"offset": 1}, parameters)
     return RotationCosts(
+        product=operation_seconds("dot_plain", [x], {}, parameters),
         hoist=operation_seconds("hoist", [x], {}, parameters),
         baby=baby,
         giant=operation_seconds("rotate_extended", [x], {"offset": 1}, parameters)
         + operation_seconds("add_extended", [extended, extended], {}, parameters),
         key=KEY_WORTH * baby,
+        down=operation_seconds("key_switch_down", [extended], {}, parameters),
+        rotate=operation_seconds("rotate", [x], {}, parameters),
+        unit=operation_seconds("mul_i", [x], {}, parameters),
     )
 
 
@@ -79,17 +98,17 @@ def choose_split(
         costs: what rotations cost.
         taken: rotation offsets that other layers need keys for anyway.
     """
-    slots, k = maps[0].source.slots, maps[0].modulus
-    residues = np.concatenate([np.insert(m.residues, 0, i, axis=1) for i, m in enumerate(maps)])
+    slots, k, reach = maps[0].source.slots, maps[0].modulus, maps[0].reach
     best: tuple[float, Split] | None = None
-    windows = dict.fromkeys([0, k // 2, *(1 << j for j in range(k.bit_length() - 1))])
+    windows = dict.fromkeys([0, k // 2, *(1 << j for j in range(reach.bit_length() - 1))])
     for window in windows:
-        offsets = ((residues[:, 3] + window) & (k - 1)) - window
+        rows = [np.insert(m.with_window(window).offsets, 0, i, axis=1) for i, m in enumerate(maps)]
+        found = np.concatenate(rows)
         for bits in range(k.bit_length()):
             n = 1 << bits
             for shift in dict.fromkeys((0, n // 2)):
                 split = Split(n, shift, slots, window)
-                cost = _cost(split, residues, offsets, costs, taken)
+                cost = _cost(split, found, costs, taken)
                 if best is None or cost < best[0]:
                     best = (cost, split)
     if best is None:
@@ -98,23 +117,21 @@ def choose_split(
 
 
 def _cost(
-    split: Split,
-    residues: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    costs: RotationCosts,
-    taken: frozenset[int],
+    split: Split, rows: NDArray[np.int64], costs: RotationCosts, taken: frozenset[int]
 ) -> float:
-    slots = split.slots
+    """Seconds of (map, accumulator, input ciphertext, offset) rows under one split."""
+    slots, offsets = split.slots, rows[:, 3]
     baby = (offsets + split.shift) % split.modulus - split.shift
     giant = (offsets - baby) % slots
-    inputs = residues[:, 0] * (residues[:, 2].max(initial=0) + 1) + residues[:, 2]
+    inputs = rows[:, 0] * (rows[:, 2].max(initial=0) + 1) + rows[:, 2]
     turned = baby != 0
     babies = np.unique(inputs[turned] * slots + baby[turned] % slots)
     moved = giant != 0
-    giants = np.unique(residues[moved, 1] * slots + giant[moved])
+    giants = np.unique(rows[moved, 1] * slots + giant[moved])
     keys = {*(babies % slots).tolist(), *(giants % slots).tolist()} - taken
     return float(
-        costs.hoist * np.unique(babies // slots).size
+        costs.product * len(rows)
+        + costs.hoist * np.unique(babies // slots).size
         + costs.baby * babies.size
         + costs.giant * giants.size
         + costs.key * len(keys)

@@ -62,6 +62,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "mul": ("tensor", *_KEY_SWITCH),
     "square": ("tensor", *_KEY_SWITCH),
     "mul_i": ("multiply",),
+    "keep_even": ("multiply",),
     "rescale": ("rescale",),
     "drop_level": ("copy",),
     "relabel": (),

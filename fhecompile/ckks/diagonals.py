@@ -20,14 +20,24 @@ y mod K matters, K = min(T_in, T_out), and y is normalised to the window [-w, K 
     fold    with d = K / 2: a product may be added to the real part at o or to the imaginary part at
             o + d, since Re(z - i rot_d z)[o] = Re z[o] + Im z[o + d]; y and y - d are then equally
             good, so that only y mod d matters: half as many diagonals
+
+*Spill.* If the output layout has a slot bit of stride h that no digit uses, the positions with that
+bit set can take partial sums too: with U the modulus left so far (K, or K / 2 with a fold) and
+r = U / 2 + h, a product may be added at o or at o + r, and z + rot_r z has the sum at o. Offsets
+are y or y - r, which halves the modulus once more: U / 2. The positions with the bit set are left
+with sums of no meaning (`Layout.spill`).
+
+*Copies.* If the input holds a copy of everything at slot + c, c a bit that no digit uses, offsets
+are y or y + c: the one whose bit c is zero is taken. This is what an input that was spilled needs:
+without it only every second slot of a product would be useful.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +46,8 @@ from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.linear_map import AnyScalar, LinearMap, LinearTerm
 
 Packing = Literal["real", "direct", "pair", "fold"]
+Int32Array = NDArray[np.int32]
+AnyInteger = TypeVar("AnyInteger", np.int32, np.int64)
 
 
 @dataclass(frozen=True, order=True)
@@ -56,17 +68,28 @@ class DiagonalMap:
     target: Layout
     packing: Packing
     window: int = 0
+    copies: int = 0
 
     @property
     def modulus(self) -> int:
         """K: offsets that differ by a multiple of it are interchangeable."""
-        modulus = min(self.source.period, self.target.period)
-        return max(1, modulus // 2) if self.folds else modulus
+        return min(self.source.period, self.target.period)
 
     @property
-    def folds(self) -> bool:
-        """Whether a final Re(z - i rot_d z), d = `modulus`, is due."""
-        return self.packing == "fold"
+    def fold_distance(self) -> int:
+        """d of the final Re(z - i rot_d z); 0 when none is due."""
+        return self.modulus // 2 if self.packing == "fold" else 0
+
+    @property
+    def reach(self) -> int:
+        """Length of the interval that offsets are brought to (up to the spill and copy bits)."""
+        reach = self.fold_distance or self.modulus
+        return reach // 2 if self.target.spill else reach
+
+    @property
+    def spill_distance(self) -> int:
+        """r of the sum z + rot_r z that comes before the packing is undone; 0 when none is due."""
+        return self.reach + self.target.spill if self.target.spill else 0
 
     @property
     def accumulators(self) -> int:
@@ -80,24 +103,24 @@ class DiagonalMap:
         return max(self.source.period, self.target.period)
 
     def sum_rotations(self) -> list[int]:
-        """Rotations to add up the replicas of the partial sums, each applied to the running sum."""
+        """Rotations that add up replicas and spilled positions, each applied to the running sum."""
         offsets, step = [], self.target.period
         while step < self.source.period:
             offsets.append(step)
             step *= 2
-        return offsets
+        return offsets + ([self.spill_distance] if self.spill_distance else [])
 
     @cached_property
-    def residues(self) -> NDArray[np.int64]:
-        """(accumulator, input ciphertext, offset mod K) of all diagonals, shape (n, 3), sorted."""
+    def raw_offsets(self) -> NDArray[np.int64]:
+        """(accumulator, input ciphertext, y mod K) of all pairs, shape (n, 3), sorted."""
         k = self.modulus
         inputs = self.source.ciphertexts
         nothing = self.accumulators * inputs * k
         counts: NDArray[np.int64] = np.zeros(3 * nothing, np.int64)
         for term in self.linear_map.terms:
             for piece in _pieces(term):
-                place = self._place(piece, nothing, k)
-                key = place.base + (place.offset & np.int32(k - 1))
+                base, out_slot, in_slot, _ = self._slots(piece, nothing, k)
+                key = base + ((in_slot - out_slot) & np.int32(k - 1))
                 if not np.all(piece.values):
                     shape = np.broadcast_shapes(key.shape, piece.values.shape)
                     key = np.broadcast_to(key, shape)[np.broadcast_to(piece.values != 0, shape)]
@@ -107,19 +130,40 @@ class DiagonalMap:
         acc, ct = np.divmod(rest, inputs)
         return np.stack([acc, ct, residue], axis=1)
 
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """(accumulator, input ciphertext, normalised offset) of all diagonals, sorted."""
+        return normalised_rows(self.raw_offsets, self)
+
     def with_window(self, window: int) -> DiagonalMap:
-        """The same map with offsets normalised to [-window, K - window)."""
-        moved = DiagonalMap(self.linear_map, self.source, self.target, self.packing, window)
-        moved.__dict__["residues"] = self.residues
+        """The same map with offsets brought to an interval that starts at -window."""
+        moved = replace(self, window=window)
+        moved.__dict__["raw_offsets"] = self.raw_offsets
         return moved
 
     @cached_property
     def diagonals(self) -> list[Diagonal]:
         """All diagonals that hold a non-zero, sorted."""
-        k, w = self.modulus, self.window
-        offsets = ((self.residues[:, 2] + w) & (k - 1)) - w
-        columns = (self.residues[:, 0], self.residues[:, 1], offsets)
-        return sorted(Diagonal(*map(int, row)) for row in zip(*columns, strict=True))
+        return [Diagonal(*row) for row in self.offsets.tolist()]
+
+    def normalised(self, raw: NDArray[AnyInteger]) -> Placing[AnyInteger]:
+        """Which of the equally good offsets stands for each raw offset, and what that implies."""
+        kind = raw.dtype.type
+        k, w = kind(self.modulus), kind(self.window)
+        offset = ((raw + w) & (k - kind(1))) - w
+        nothing = np.zeros_like(offset)
+        odd, upper, copy = nothing, nothing, nothing
+        if self.fold_distance:
+            d = kind(self.fold_distance)
+            odd = (offset + w) // d & kind(1)
+            offset = offset - odd * d
+        if self.spill_distance:
+            upper = (offset + w) // kind(self.reach) & kind(1)
+            offset = offset - upper * kind(self.spill_distance)
+        if self.copies:
+            copy = offset // kind(self.copies) & kind(1)
+            offset = offset + copy * kind(self.copies)
+        return Placing(offset, odd, upper, copy)
 
     def expand(self, wanted: list[Diagonal]) -> NDArray[np.complex128]:
         """The plaintext vectors of the wanted diagonals, shape (len(wanted), slots).
@@ -136,9 +180,11 @@ class DiagonalMap:
         flat: NDArray[np.float64] = np.zeros((len(wanted) + 1) * period * 2)
         for term in self.linear_map.terms:
             for piece in _pieces(term):
-                place = self._place(piece, nothing, slots)
-                target = number[place.base + (place.offset & np.int32(slots - 1))]
-                target += place.at * np.int32(2) + place.part
+                base, out_slot, in_slot, part = self._slots(piece, nothing, slots)
+                placing = self.normalised(in_slot - out_slot)
+                target = number[base + (placing.offset & np.int32(slots - 1))]
+                target += self._position(placing, out_slot, in_slot) * np.int32(2)
+                target += placing.odd if self.fold_distance else part
                 target, weights = np.broadcast_arrays(target, piece.values)
                 np.add.at(flat, target.ravel(), weights.ravel())
         flat = flat[: len(wanted) * period * 2]
@@ -147,8 +193,11 @@ class DiagonalMap:
         vectors = flat.view(np.complex128).reshape(len(wanted), period)
         return np.tile(vectors, slots // period)
 
-    def _place(self, piece: LinearTerm, nothing: int, stride: int) -> _Place:
-        """Where the points of a piece go; computed on the compact arrays as far as possible."""
+    def _slots(self, piece: LinearTerm, nothing: int, stride: int) -> tuple[Int32Array, ...]:
+        """(accumulator and input ciphertext as one number, output slot, input slot, output part).
+
+        The number is `nothing` or more for padding. All are as compact as the piece's own arrays.
+        """
         out, inn = piece.out_index, piece.in_index
         out_ct, out_slot, out_part = (p[out] for p in self.target.positions)
         in_ct, in_slot, _ = (p[inn] for p in self.source.positions)
@@ -156,27 +205,40 @@ class DiagonalMap:
         width = np.int32(self.source.ciphertexts * stride)
         out_base = np.where(out >= 0, acc * width, np.int32(nothing))
         in_base = np.where(inn >= 0, in_ct * np.int32(stride), np.int32(nothing))
-        k, w = np.int32(self.modulus), np.int32(self.window)
-        raw = in_slot - out_slot
-        offset = ((raw + w) & (k - np.int32(1))) - w
-        odd = (raw - offset) // k & np.int32(1) if self.folds else None
+        return out_base + in_base, out_slot, in_slot, part
+
+    def _position(
+        self, placing: Placing[np.int32], out_slot: Int32Array, in_slot: Int32Array
+    ) -> Int32Array:
+        """Slot in the accumulator, mod `period`, that a product is added to."""
         if self.source.period >= self.target.period:
-            at = (in_slot - offset) & np.int32(self.source.period - 1)
-        else:
-            shifted = out_slot if odd is None else out_slot + odd * k
-            at = np.broadcast_to(shifted & np.int32(self.target.period - 1), raw.shape)
-        return _Place(out_base + in_base, offset, at, part if odd is None else odd)
+            read = in_slot + placing.copy * np.int32(self.copies)
+            return (read - placing.offset) & np.int32(self.source.period - 1)
+        shift = placing.odd * np.int32(self.fold_distance)
+        shift = shift + placing.upper * np.int32(self.spill_distance)
+        return (out_slot + shift) & np.int32(self.target.period - 1)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Per point of a piece: accumulator and input ciphertext as one number (`nothing` or more for
-    padding), signed offset, slot in the accumulator mod `period`, real or imaginary part."""
+class Placing(Generic[AnyInteger]):
+    """Per raw offset: the offset taken; whether the product goes to the imaginary part (`odd`), to
+    the spilled position (`upper`), and whether it reads the copy of its input."""
 
-    base: NDArray[np.int32]
-    offset: NDArray[np.int32]
-    at: NDArray[np.int32]
-    part: NDArray[np.int32]
+    offset: NDArray[AnyInteger]
+    odd: NDArray[AnyInteger]
+    upper: NDArray[AnyInteger]
+    copy: NDArray[AnyInteger]
+
+
+def normalised_rows(raw: NDArray[np.int64], dm: DiagonalMap) -> NDArray[np.int64]:
+    """Distinct rows (accumulator, input ciphertext, offset) of raw ones, sorted."""
+    if not len(raw):
+        return raw
+    bias = 2 * dm.source.slots  # makes offsets positive, so that a row is one sortable number
+    offset = dm.normalised(raw[:, 2]).offset
+    keys = np.unique((raw[:, 0] << 40) + (raw[:, 1] << 28) + offset + bias)
+    rest, low = np.divmod(keys, 1 << 28)
+    return np.stack([rest >> 12, rest & 0xFFF, low - bias], axis=1)
 
 
 def _pieces(term: LinearTerm, limit: int = 1 << 19) -> Iterator[LinearTerm]:

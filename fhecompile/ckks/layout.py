@@ -8,8 +8,10 @@ placed in one of three spaces at a stride:
     complex     real (0) or imaginary (1) part of the slot
 
 so that   slot(e) = sum over slot digits of digit(e) * stride   and likewise for the others.
-Positions no digit reaches are *holes* and always hold zero. The slot vector repeats with `period`
-(a power of two dividing S): element e is found at slot(e) + j * period for every j, its *replicas*.
+Positions no digit reaches are *holes* and hold zero, but for those with the slot bit `spill` set
+(a stride; 0 for none): they hold values of no meaning (`fhecompile.ckks.diagonals`). The slot
+vector repeats with `period` (a power of two dividing S): element e is found at slot(e) + j * period
+for every j, its *replicas*.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Layout:
     slots: int
     period: int
     digits: tuple[Digit, ...]
+    spill: int = 0
 
     @cached_property
     def positions(self) -> tuple[IndexArray, IndexArray, IndexArray]:
@@ -112,11 +115,14 @@ class Layout:
         keys = (ct.astype(np.int64) * self.slots + slot) * 2 + part
         if np.unique(keys).size != self.size:
             raise InternalError(f"layout {self} puts two elements into one position")
+        if self.spill and (self.spill & (self.spill - 1) or np.any(slot & self.spill)):
+            raise InternalError(f"layout {self} has elements in the positions of its spill")
 
     def __str__(self) -> str:
         digits = " ".join(str(d) for d in self.digits)
         shape = "x".join(map(str, self.shape))
-        return f"layout<{shape} in {self.slots} period {self.period}: {digits}>"
+        spill = f" spill {self.spill}" if self.spill else ""
+        return f"layout<{shape} in {self.slots} period {self.period}{spill}: {digits}>"
 
 
 def next_power_of_two(n: int) -> int:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, Literal
 
+from fhecompile.ckks.slot_mask import MAX_ORDER, mask_factor
+
 Kind = Literal["ciphertext", "digits", "extended"]
 SCALE_TOLERANCE_BITS = 1e-6  # relative error 7e-7 of a sum whose operands differ that much
 
@@ -130,6 +132,13 @@ def _scale_up(operands: Sequence[ValueType], attributes: Attributes, __: int) ->
     return ValueType("ciphertext", x.level, x.scale + bits)
 
 
+def _keep_even(operands: Sequence[ValueType], attributes: Attributes, __: int) -> ValueType:
+    x, order = operands[0], attributes["order"]
+    if not 1 <= order <= MAX_ORDER:
+        raise OperationError(f"clears slots with a convergent outside 1 .. {MAX_ORDER}")
+    return ValueType("ciphertext", x.level, x.scale + math.log2(mask_factor(order)))
+
+
 def _rotate_hoisted(operands: Sequence[ValueType], _: Attributes, __: int) -> ValueType:
     x, digits = operands
     if x.level != digits.level:
@@ -169,6 +178,7 @@ OPERATIONS: dict[str, Operation] = {
     "mul": Operation(2, {}, _product, 1),
     "square": Operation(1, {}, _product, 1),
     "mul_i": Operation(1, {}, _same),
+    "keep_even": Operation(1, {"order": int}, _keep_even),
     "rescale": Operation(1, {}, _rescale),
     "drop_level": Operation(1, {"levels": int}, _drop),
     "relabel": Operation(1, {"factor": float}, _relabel),

@@ -10,6 +10,11 @@ prime is dropped as soon as a whole one fits above s:
     poly     x at c: x^2 at 2c, the linear term's constant at c, the constant term at 2c
     mul      c_1 + c_2
 
+    masks    where an operand is multiplied by a mask of m bits before the products
+             (`fhecompile.ckks.slot_mask`), C stays and c_k grows by m, so that constants lose m
+             bits; the maps that make the operand leave it m / 3 bits lower, which a square doubles:
+             every constant and scale around the mask loses about m / 3 bits, none loses m
+
 With s + a = q a square and the linear map behind it cost one prime, not two. A uniform factor w
 costs nothing at all: the integers stay, the scale's label is divided by w.
 (The waterline of EVA, Dathathri et al. 2020, with constants' scales free.)
@@ -18,7 +23,7 @@ costs nothing at all: the integers stay, the scale's label is divided by w.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fhecompile.errors import InternalError
@@ -79,9 +84,19 @@ class ScalePlan:
         return needed
 
 
-def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
-    """Assigns scales in topological order; see the module docstring."""
+def plan_scales(
+    graph: TensorGraph, policy: ScalePolicy, masks: Mapping[str, Sequence[float]] | None = None
+) -> ScalePlan:
+    """Assigns scales in topological order; see the module docstring.
+
+    Args:
+        graph: the tensor graph, its polynomials lowered.
+        policy: s, a, q and bump.
+        masks: per affine node the bits m of every operand's mask, 0 for none.
+    """
     plan = ScalePlan(policy)
+    masks = masks or {}
+    lowered = _lowered(graph, masks)
     users = graph.users()
     s, a, q = policy.activation_bits, policy.constant_bits, policy.prime_bits
     for node in graph:
@@ -99,10 +114,8 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
                 if weight is not None:
                     raw, drop = operands[0] - math.log2(abs(weight)), False
                 else:
-                    raw = max(operands) + a
-                    missing = (s - raw) % q
-                    if missing <= policy.bump:
-                        raw += missing
+                    raw = _raw_scale(policy, operands, masks.get(node.name, ()))
+                    raw -= lowered.get(node.name, 0)
                     plan.constants[node.name] = tuple(raw - c for c in operands)
             case Poly():
                 leading = abs(float(node.coefficients[-1].flat[0]))
@@ -116,12 +129,48 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
                 raw, drop = matched_scale(operands[0], operands[1]), False
             case _:
                 raw, drop = operands[0], False
-        rescales = max(0, math.floor((raw - s) / q + 1e-9)) if drop else 0
+        above = raw + lowered.get(node.name, 0) - s
+        rescales = max(0, math.floor(above / q + 1e-9)) if drop else 0
         plan.raw[node.name] = raw
         plan.rescales[node.name] = rescales
         plan.scale[node.name] = raw - rescales * q
         plan.level[node.name] = level + rescales
     return plan
+
+
+def _raw_scale(policy: ScalePolicy, operands: list[float], masks: Sequence[float]) -> float:
+    """The scale of an affine node's products."""
+    s, a, q = policy.activation_bits, policy.constant_bits, policy.prime_bits
+    raw = max(operands) + a
+    if any(masks):
+        raw = max(c + m for c, m in zip(operands, masks, strict=True)) + a
+        excess = (raw - s) % q
+        return raw - excess if excess <= max(masks) else raw
+    missing = (s - raw) % q
+    return raw + missing if missing <= policy.bump else raw
+
+
+def _lowered(graph: TensorGraph, masks: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """Bits by which affine nodes leave their result lower, because a mask comes behind it."""
+    found: dict[str, int] = {}
+    for name, bits in masks.items():
+        for operand, m in zip(graph[name].inputs, bits, strict=True):
+            if m:
+                for maker in makers(graph, operand):
+                    found[maker] = max(found.get(maker, 0), round(m / 3))
+    return found
+
+
+def makers(graph: TensorGraph, name: str) -> list[str]:
+    """The affine nodes with products that a value is computed from by elementwise operations."""
+    pending, found = [name], []
+    while pending:
+        node = graph[pending.pop()]
+        if isinstance(node, Affine) and not is_product_free(node):
+            found.append(node.name)
+        else:
+            pending += node.inputs
+    return found
 
 
 def matched_scale(a: float, b: float) -> float:

@@ -14,7 +14,7 @@ first digits of the SHA-256 of the array's bytes. A tensor graph:
 
     slot_graph {prime_bits=59}
     layout0 = layout<1x1x8x8 in 512 period 64: 3/1%8@slot*1 2/1%8@slot*8>
-    map0 = map(layout0, layout1) {packing="real", window=0, map=[...] : 64 -> 72,
+    map0 = map(layout0, layout1) {packing="real", window=0, copies=0, map=[...] : 64 -> 72,
            diagonals=i32[9,3]#35a6b7c8}  // conv
     vector0 = vector(layout1) {values=f64[1,2,1,1]#906cb204}
     %0 = input() {level=0, part=0, scale=61.0, tensor=0} : ct L0 s61  // image
@@ -164,7 +164,7 @@ class _Printer:
             diagonals = np.array(rows, np.int32).reshape(-1, 3)
             constants.append(
                 f"map{k} = map({number(dm.source)}, {number(dm.target)}) "
-                f'{{packing="{dm.packing}", window={dm.window}, '
+                f'{{packing="{dm.packing}", window={dm.window}, copies={dm.copies}, '
                 f"map={self.linear_map(dm.linear_map)}, "
                 f"diagonals={self.array(diagonals)}}}  // {m.layer}"
             )
@@ -292,6 +292,7 @@ def _layout(line: Line) -> Layout:
     slots = line.integer()
     line.expect("period")
     period = line.integer()
+    spill = line.integer() if line.accept("spill") else 0
     line.expect(":")
     digits = []
     while not line.accept(">"):
@@ -304,7 +305,7 @@ def _layout(line: Line) -> Layout:
         place: Any = line.match("(slot|ciphertext|complex)", "slot, ciphertext or complex")[1]
         line.expect("*")
         digits.append(Digit(axis, divisor, radix, place, line.integer()))
-    return Layout(shape, slots, period, tuple(digits))
+    return Layout(shape, slots, period, tuple(digits), spill)
 
 
 def _layout_reference(line: Line, layouts: Sequence[Layout]) -> Layout:
@@ -324,6 +325,8 @@ def _map_constant(line: Line, layouts: Sequence[Layout]) -> MapConstant:
     packing: Any = line.match('"(real|direct|pair|fold)"', "a packing")[1]
     line.expect(",", "window", "=")
     window = line.integer()
+    line.expect(",", "copies", "=")
+    copies = line.integer()
     line.expect(",", "map", "=")
     linear_map = line.linear_map()
     line.expect(",", "diagonals", "=")
@@ -332,7 +335,7 @@ def _map_constant(line: Line, layouts: Sequence[Layout]) -> MapConstant:
     if rows.ndim != 2 or rows.shape[1] != 3:
         line.refuse(f"the list of diagonals has the shape {rows.shape}")
     diagonals = [Diagonal(*map(int, row)) for row in rows]
-    dm = DiagonalMap(linear_map, source, target, packing, window)
+    dm = DiagonalMap(linear_map, source, target, packing, window, copies)
     return MapConstant(_layer(line), dm, diagonals)
 
 

@@ -95,7 +95,7 @@ class Plan:
             )
             linear = LinearMap(terms, target.size, source.size)
             diagonals = [Diagonal(*map(int, row)) for row in self.arrays[info.diagonals]]
-            dm = DiagonalMap(linear, source, target, info.packing, info.window)
+            dm = DiagonalMap(linear, source, target, info.packing, info.window, info.copies)
             found.append((dm, diagonals))
         return found
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +45,7 @@ class LayoutInfo(Struct, frozen=True):
     shape: tuple[int, ...]
     period: int
     digits: tuple[DigitInfo, ...]
+    spill: int
 
 
 class TensorInfo(Struct, frozen=True):
@@ -74,6 +75,7 @@ class MapInfo(Struct, frozen=True):
     target: int
     packing: Literal["real", "direct", "pair", "fold"]
     window: int
+    copies: int
     terms: tuple[TermInfo, ...]
     diagonals: str
 

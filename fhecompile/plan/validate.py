@@ -80,6 +80,7 @@ def make_layouts(program: Program) -> list[Layout]:
             slots,
             info.period,
             tuple(Digit(d.axis, d.divisor, d.radix, d.place, d.stride) for d in info.digits),
+            info.spill,
         )
         for info in program.layouts
     ]
@@ -120,6 +121,8 @@ def _check_layout(name: str, info: LayoutInfo, slots: int) -> None:
     _check_shape(name, info.shape)
     if info.period < 1 or info.period & (info.period - 1) or info.period > slots:
         raise ValueError(f"{name} has the period {info.period}")
+    if not 0 <= info.spill < info.period or info.spill & (info.spill - 1):
+        raise ValueError(f"{name} has the spill {info.spill}")
     if len(info.digits) > MAX_DIGITS:
         raise ValueError(f"{name} has {len(info.digits)} digits")
     limits = {"slot": slots, "ciphertext": MAX_CIPHERTEXTS, "complex": 2}
@@ -200,8 +203,15 @@ def _check_map(
         raise ValueError(f"{name} has the packing {info.packing}, which its target does not suit")
     if info.packing == "fold" and min(source.period, target.period) < 2:
         raise ValueError(f"{name} folds a single slot")
+    if not 0 <= info.copies < source.period or info.copies & (info.copies - 1):
+        raise ValueError(f"{name} reads copies at the distance {info.copies}")
+    if np.any(source.positions[1] & info.copies):
+        raise ValueError(f"{name} reads copies where its input has elements")
     empty = LinearMap((), target.size, source.size)
-    _check_diagonals(name, info, DiagonalMap(empty, source, target, info.packing), arrays)
+    dm = DiagonalMap(empty, source, target, info.packing, 0, info.copies)
+    if dm.reach <= max(target.spill, info.copies):
+        raise ValueError(f"{name} has no room for its spill")
+    _check_diagonals(name, info, dm, arrays)
 
 
 def _check_diagonals(name: str, info: MapInfo, dm: DiagonalMap, arrays: Arrays) -> None:
@@ -210,8 +220,9 @@ def _check_diagonals(name: str, info: MapInfo, dm: DiagonalMap, arrays: Arrays) 
     rows = _array(arrays, info.diagonals, np.int32)
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(f"{name} has a malformed list of diagonals")
-    low = np.array([0, 0, -info.window])
-    high = np.array([dm.accumulators, dm.source.ciphertexts, dm.modulus - info.window])
+    low = np.array([0, 0, -info.window - dm.target.spill])
+    high = np.array([dm.accumulators, dm.source.ciphertexts, dm.reach - info.window])
+    high[2] += info.copies
     if np.any(rows < low) or np.any(rows >= high):
         raise ValueError(f"{name} has a diagonal out of range")
     if np.unique(rows, axis=0).shape != rows.shape:

@@ -89,6 +89,11 @@ class ClearBackend(Backend):
     def mul_i(self, node: OperationNode, operands: Operands) -> SlotArray:
         return operands[0] * 1j
 
+    def keep_even(self, node: OperationNode, operands: Operands) -> SlotArray:
+        kept = operands[0].copy()
+        kept[..., 1::2] = 0.0
+        return kept
+
     def rescale(self, node: OperationNode, operands: Operands) -> SlotArray:
         return operands[0]
 

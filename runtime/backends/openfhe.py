@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.parameters import Parameters
+from fhecompile.ckks.slot_mask import mask_vector
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
@@ -231,7 +232,7 @@ class OpenfheBackend(Backend):
         if plan.program.keys.conjugation:
             with wrapped("looking up the evaluation keys"):
                 self.automorphism_keys = self.context.GetEvalAutomorphismKeyMap(server.key_tag)
-        self._units: dict[tuple[complex, int], Any] = {}
+        self._units: dict[tuple[Hashable, int], Any] = {}
         self._lock = threading.Lock()
 
     def begin(self, images: int) -> None:
@@ -323,8 +324,15 @@ class OpenfheBackend(Backend):
 
     def mul_i(self, node: OperationNode, operands: Operands) -> Ciphertext:
         # i is the monomial X^(N/2): at scale 1 the product is exact and costs no level.
-        unit = self._unit(1j, node.type.level)
+        unit = self._unit(1j, np.full(self.parameters.slots, 1j), node.type.level)
         return self._labelled(self.context.EvalMult(operands[0], unit))
+
+    def keep_even(self, node: OperationNode, operands: Operands) -> Ciphertext:
+        order = node.attributes["order"]
+        mask = mask_vector(order, self.parameters.slots)
+        return self._labelled(
+            self.context.EvalMult(operands[0], self._unit(("even", order), mask, node.type.level))
+        )
 
     def rescale(self, node: OperationNode, operands: Operands) -> Ciphertext:
         return self._labelled(self.context.Rescale(operands[0]))
@@ -338,7 +346,8 @@ class OpenfheBackend(Backend):
         return operands[0]
 
     def scale_up(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        unit = self._unit(2.0 ** node.attributes["bits"], node.type.level)
+        factor = 2.0 ** node.attributes["bits"]
+        unit = self._unit(factor, np.full(self.parameters.slots, factor), node.type.level)
         return self._labelled(self.context.EvalMult(operands[0], unit))
 
     def _encode_ahead(self, info: PlaintextInfo) -> None:
@@ -349,14 +358,13 @@ class OpenfheBackend(Backend):
         layer = self.plan.program.layers[node.layer]
         return layer.source or layer.name
 
-    def _unit(self, value: complex, level: int) -> Any:
-        """The plaintext of a constant at scale 1, made once per level."""
+    def _unit(self, name: Hashable, vector: Vector, level: int) -> Any:
+        """The plaintext of a vector that is an integer polynomial at scale 1; one per level."""
         with self._lock:
-            if (value, level) not in self._units:
-                vector = np.full(self.parameters.slots, value)
+            if (name, level) not in self._units:
                 plaintext = encode_vector(self.context, self.parameters, vector, 0.0, level)
-                self._units[value, level] = plaintext
-            return self._units[value, level]
+                self._units[name, level] = plaintext
+            return self._units[name, level]
 
     def _labelled(self, ciphertext: Ciphertext) -> Ciphertext:
         ciphertext.SetNoiseScaleDeg(1)

@@ -2,7 +2,7 @@
 
 Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided by the scale of the
 value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
-switching add theirs. Sums and products are exact modulo Q; a value that does not fit its modulus
+switching add theirs; a mask leaves its leak. Sums and products are exact modulo Q; a value that does not fit its modulus
 where it is divided or decrypted is an error, as its encrypted result would be random.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks import noise
+from fhecompile.ckks.slot_mask import mask_leak
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.backends.base import OperationNode
@@ -61,6 +62,11 @@ class SimulateBackend(ClearBackend):
 
     def square(self, node: OperationNode, operands: Operands) -> SlotArray:
         return self._switched(super().square(node, operands), node)
+
+    def keep_even(self, node: OperationNode, operands: Operands) -> SlotArray:
+        kept = operands[0].copy()
+        kept[..., 1::2] *= mask_leak(node.attributes["order"])
+        return kept
 
     def rescale(self, node: OperationNode, operands: Operands) -> SlotArray:
         fitting = self._fits(operands[0], node)

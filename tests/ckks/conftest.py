@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,7 +86,8 @@ def draw_linear_map(draw: st.DrawFn, out_size: int, in_size: int) -> LinearMap:
 
 @st.composite
 def draw_diagonal_map(draw: st.DrawFn, slots: int = 32) -> DiagonalMap:
-    """A map between two layouts, with any packing that suits the target and any window."""
+    """A map between two layouts, with any packing that suits the target, any window, and spills
+    and copies where there is room for them."""
     source = draw(draw_layout(slots))
     target = draw(draw_layout(slots, is_complex=draw(st.booleans())))
     packings = ["real", "pair"]
@@ -93,8 +95,27 @@ def draw_diagonal_map(draw: st.DrawFn, slots: int = 32) -> DiagonalMap:
         packings.append("fold")
     packing = "direct" if target.is_complex else draw(st.sampled_from(packings))
     linear = draw(draw_linear_map(target.size, source.size))
+    if not target.is_complex:
+        target = replace(target, spill=draw(st.sampled_from(spills(target))))
     dm = DiagonalMap(linear, source, target, packing)  # type: ignore[arg-type]
-    return dm.with_window(draw(st.integers(0, dm.modulus - 1)))
+    if dm.reach <= target.spill:
+        target = replace(target, spill=0)
+        dm = replace(dm, target=target)
+    copies = draw(st.sampled_from([0, *(c for c in unused_bits(source) if c < dm.reach)]))
+    if not copies:
+        dm = replace(dm, source=replace(source, spill=draw(st.sampled_from(spills(source)))))
+    return replace(dm, window=draw(st.integers(0, dm.modulus - 1)), copies=copies)
+
+
+def spills(layout: Layout) -> list[int]:
+    """What the spill of a layout may be."""
+    return [0, *unused_bits(layout)]
+
+
+def unused_bits(layout: Layout) -> list[int]:
+    """Strides below the period that no element's slot has."""
+    used = int(np.bitwise_or.reduce(layout.positions[1]))
+    return [1 << k for k in range(layout.period.bit_length() - 1) if not used >> k & 1]
 
 
 @pytest.fixture(scope="session")

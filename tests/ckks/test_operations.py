@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ TYPES: list[tuple[str, list[ValueType], dict[str, Any], ValueType]] = [
     ("mul", [X, value(2, 30.0)], {}, value(2, 70.0)),
     ("square", [X], {}, value(2, 80.0)),
     ("mul_i", [X], {}, X),
+    ("keep_even", [X], {"order": 2}, value(2, 40.0 + math.log2(7 + 5 * math.sqrt(2)))),
     ("rescale", [value(2, 99.5)], {}, value(3, 40.5)),
     ("drop_level", [X], {"levels": 3}, value(5)),
     ("relabel", [X], {"factor": 0.25}, value(2, 42.0)),

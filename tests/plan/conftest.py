@@ -91,18 +91,20 @@ def written() -> tuple[Fields, Arrays]:
         "inputs": [{"name": "x", **tensor}],
         "outputs": [{"name": "y", **tensor}],
         "layouts": [
-            {"shape": [1, 4], "period": 4, "digits": [[1, 1, 4, "slot", 1]]},
+            {"shape": [1, 4], "period": 4, "digits": [[1, 1, 4, "slot", 1]], "spill": 0},
             {
                 "shape": [1, 40],
                 "period": 32,
                 "digits": [[1, 1, 32, "slot", 1], [1, 32, 2, "ciphertext", 1]],
+                "spill": 0,
             },
             {
                 "shape": [1, 4],
                 "period": 2,
                 "digits": [[1, 1, 2, "slot", 1], [1, 2, 2, "complex", 1]],
+                "spill": 0,
             },
-            {"shape": [1], "period": 1, "digits": []},
+            {"shape": [1], "period": 1, "digits": [], "spill": 0},
         ],
         "keys": {"rotations": [1, 2], "conjugation": True, "relinearisation": True},
         "maps": [
@@ -112,6 +114,7 @@ def written() -> tuple[Fields, Arrays]:
                 "target": 0,
                 "packing": "real",
                 "window": 0,
+                "copies": 0,
                 "terms": [["weights", "rows", "columns"]],
                 "diagonals": "diagonals",
             }
