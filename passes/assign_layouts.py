@@ -1,121 +1,336 @@
-r"""Places every tensor in slots.
+r"""Places every tensor in slots: a search over the layouts of the whole network.
 
 Values connected by elementwise operations share one layout; the linear maps that make them can
-produce any layout. Going down the network, each layout follows from the one before:
+produce any layout. `fhecompile.ir.placement` lists the layouts a value may take, given those before
+it; a map's cost between two layouts is predicted by `fhecompile.ckks.map_cost` at the map's level.
+Each layout of the input is followed down the network by a beam search of width `beam`, and the
+cheapest assignment of all is taken.
 
-- Axes that follow an axis of the operand (`fhecompile.ir.relations`) stay where that axis is: a
-  strided convolution leaves gaps instead of moving rows, and branches stay apart.
-- Other axes (channels, features) take free slot bits: those above everything else first, where
-  rotations wrap around for free, then the gaps that strides have left; what does not fit goes to
-  further ciphertexts.
-- Positions above the last used bit hold replicas.
-- The input is placed so that the axes the first map reads keep together: branch digits lowest,
-  then columns, rows, channels on top.
-- What only a client reads uses imaginary parts.
+With every map comes the choice of the packing of its partial sums and of copies of its operands
+(see `fhecompile.ckks.diagonals`): a spilled value is cleared in its odd slots
+(`fhecompile.ckks.slot_mask`) and copied before a map reads it, where that saves more than it costs.
+The bits of scale that takes are spread over the constants and scales around it (`plan_scales`);
+constants must keep `constant_bits` more than the precision asked for, and no mask may follow on
+another.
 
-Packing of the partial sums (see `fhecompile.ckks.diagonals`): pairs of ciphertexts in real and
-imaginary part, one ciphertext folded where that saves more plaintext products than its two key
-switches cost. `complex=false` turns both off.
+What only a client reads uses imaginary parts and is never spilled. `complex=false` turns imaginary
+parts off, `spill=false` spills.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fhecompile.ckks.bsgs import RotationCosts, rotation_costs
+from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.diagonals import Packing
-from fhecompile.ckks.layout import Digit, Layout, Place, next_power_of_two
+from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.map_cost import MapCost, estimate_map, unpacking_seconds
+from fhecompile.ckks.offsets import IndexParts
+from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import Parameters
+from fhecompile.ckks.slot_mask import mask_factor, order_for
+from fhecompile.errors import InternalError
+from fhecompile.ir.placement import free_bits, input_layouts, result_layouts
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.relations import Relation, relations
+from fhecompile.ir.scales import ScalePlan, makers, plan_scales
 from fhecompile.ir.tensor import (
     Affine,
     Input,
+    Mul,
     Node,
     Output,
-    Shape,
+    Poly,
     TensorGraph,
     is_product_free,
+    uniform_sum_weight,
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Layouts:
-    """Layout of every value, packing of every affine node."""
+    """Layout of every value; packing of every affine node and copies its operands are read from.
+
+    `copies[node][k]` is the distance of the copy of operand k (0: none), `mask_order` the
+    convergent that clears a spilled operand before it is copied.
+    """
 
     layout: dict[str, Layout]
     packing: dict[str, Packing]
+    copies: dict[str, tuple[int, ...]]
+    mask_order: int
+
+    def mask_bits(self, graph: TensorGraph) -> dict[str, tuple[float, ...]]:
+        """Per affine node with cleared operands the bits of scale the masks take."""
+        bits = math.log2(mask_factor(self.mask_order))
+        found = {}
+        for name, copies in self.copies.items():
+            operands = zip(graph[name].inputs, copies, strict=True)
+            cleared = [bool(copy and self.layout[i].spill) for i, copy in operands]
+            if any(cleared):
+                found[name] = tuple(bits if c else 0.0 for c in cleared)
+        return found
 
 
 @dataclass(frozen=True)
 class AssignLayouts(Pass):
-    """See the module docstring; `fold_above` products per ciphertext a fold pays off."""
+    """See the module docstring."""
 
     complex: bool = True
-    fold_above: float = 24.0
+    spill: bool = True
+    beam: int = 3
+    constant_bits: float = 8.0
 
-    needs: ClassVar[tuple[type, ...]] = (Parameters,)
-    gives: ClassVar[tuple[type, ...]] = (Layouts,)
+    needs: ClassVar[tuple[type, ...]] = (Parameters, ScalePlan)
+    gives: ClassVar[tuple[type, ...]] = (Layouts, ScalePlan)
 
     def run(self, program: Program) -> PassResult:
-        graph, slots = program.graph, program.facts[Parameters].slots
-        classes = _layout_classes(graph)
-        layout: dict[str, Layout] = {}
-        for node in graph:
-            if node.name in layout:
-                continue
-            chosen = self._layout(graph, node, layout, classes, slots)
-            chosen.verify()
-            for name in classes[node.name]:
-                layout[name] = chosen
-        packing = {
-            node.name: self._packing(node, layout[node.name], slots)
-            for node in graph
-            if isinstance(node, Affine)
-        }
-        remarks = tuple(f"{name}: {packing[name]} {layout[name]}" for name in packing)
-        return PassResult(program.having(Layouts(layout, packing)), True, remarks)
+        search = _Search(self, program)
+        best = search.run()
+        for layout in best.layout.values():
+            layout.verify()
+        layouts = Layouts(best.layout, best.packing, best.copies, search.mask_order)
+        scales = program.facts[ScalePlan]
+        masks = layouts.mask_bits(program.graph)
+        if masks:
+            scales = plan_scales(program.graph, scales.policy, masks)
+        remarks = [f"{search.tried} layouts of {search.inputs} inputs compared"]
+        for name, packing in best.packing.items():
+            copies = "".join(f" copy {c}" for c in best.copies[name] if c)
+            remarks.append(f"{name}: {packing}{copies} {best.layout[name]}")
+        return PassResult(program.having(layouts, scales), True, tuple(remarks))
 
-    def _layout(
-        self,
-        graph: TensorGraph,
-        node: Node,
-        layout: dict[str, Layout],
-        classes: dict[str, tuple[str, ...]],
-        slots: int,
-    ) -> Layout:
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A partial assignment: all values of the nodes visited so far, and its predicted seconds."""
+
+    seconds: float = 0.0
+    layout: dict[str, Layout] = field(default_factory=dict)
+    packing: dict[str, Packing] = field(default_factory=dict)
+    copies: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    prepared: frozenset[tuple[str, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """The cheapest way to lower one affine node between given layouts."""
+
+    seconds: float
+    packing: Packing
+    copies: tuple[int, ...]
+    prepared: frozenset[tuple[str, int]]
+
+
+class _Search:
+    def __init__(self, options: AssignLayouts, program: Program) -> None:
+        self.options = options
+        self.graph = program.graph
+        self.parameters = program.facts[Parameters]
+        self.slots = self.parameters.slots
+        self.scales = program.facts[ScalePlan]
+        self.precision = program.options.precision_bits
+        self.mask_order = order_for(2.0 ** -(self.precision + 6.0))
+        self.classes = layout_classes(self.graph)
+        self.followed: dict[str, list[Relation]] = {}
+        self.parts: dict[tuple[str, int], IndexParts] = {}
+        self.estimates: dict[tuple[object, ...], MapCost | None] = {}
+        self.lowerings: dict[tuple[object, ...], _Lowering] = {}
+        self.tried = 0
+        self.inputs = 0
+
+    def run(self) -> _State:
+        """The cheapest assignment over all layouts of the first input."""
+        first, *others = self.graph
+        best: _State | None = None
+        choices = self._candidates(first, _State())
+        self.inputs = len(choices)
+        for choice in choices:
+            states = [self._assigned(_State(), first, choice)]
+            for node in others:
+                states = self._advance(node, states)
+                if best is not None:  # seconds only grow
+                    states = [s for s in states if s.seconds < best.seconds]
+            best = min(states, key=lambda s: s.seconds, default=best)
+        if best is None:
+            raise InternalError("no layout of the input was tried")
+        return best
+
+    def _advance(self, node: Node, states: list[_State]) -> list[_State]:
+        """All states after one more node, the cheapest `beam` of them."""
+        after = []
+        for state in states:
+            if node.name in state.layout:
+                after.append(state)
+            else:
+                after += [
+                    self._assigned(state, node, layout) for layout in self._candidates(node, state)
+                ]
+        after = [self._lowered(node, state) for state in after]
+        return sorted(after, key=lambda s: s.seconds)[: self.options.beam]
+
+    def _assigned(self, state: _State, node: Node, layout: Layout) -> _State:
+        self.tried += 1
+        return replace(
+            state, layout={**state.layout, **dict.fromkeys(self.classes[node.name], layout)}
+        )
+
+    def _candidates(self, node: Node, state: _State) -> list[Layout]:
         if isinstance(node, Input):
-            return _input_layout(graph, node, slots)
-        if isinstance(node, Affine):
-            if is_product_free(node) and node.size > 1:
-                return layout[node.inputs[0]]
-            kept = _inherited(node, graph, layout)
-            client_only = all(
-                isinstance(u, Output) for name in classes[node.name] for u in graph.users()[name]
+            found = input_layouts(self.graph, node, self.slots)
+            return found if not state.layout else found[:1]
+        if not isinstance(node, Affine) or (is_product_free(node) and node.size > 1):
+            return [state.layout[node.inputs[0]]]
+        users = [u for name in self.classes[node.name] for u in self.graph.users()[name]]
+        private = all(isinstance(u, Output) for u in users)
+        parts = 2 if self.options.complex and private and node.size > 1 else 1
+        source = state.layout[node.inputs[0]]
+        if node.name not in self.followed:
+            self.followed[node.name] = relations(node.maps[0], node.shape, source.shape)
+        found = result_layouts(node, self.followed[node.name], source, parts)
+        if self.options.spill and self._may_spill(users):
+            for layout in list(found):
+                found += [replace(layout, spill=bit) for bit in free_bits(layout)[:2]]
+        return found
+
+    def _may_spill(self, users: list[Node]) -> bool:
+        """Whether values without meaning may stand in holes: not where all slots are summed."""
+        return not any(
+            isinstance(u, Output) or (isinstance(u, Affine) and uniform_sum_weight(u) is not None)
+            for u in users
+        )
+
+    # ------------------------------------------------------------------ costs
+
+    def _lowered(self, node: Node, state: _State) -> _State:
+        """The state with the cost of one node added."""
+        layout = state.layout[node.name]
+        if isinstance(node, Affine) and is_product_free(node):
+            free: Packing = "real"
+            return replace(
+                state,
+                packing={**state.packing, node.name: free},
+                copies={**state.copies, node.name: (0,) * len(node.inputs)},
             )
-            parts = 2 if self.complex and client_only and node.size > 1 and not kept else 1
-            return _fill(node.shape, slots, kept, parts)
-        return layout[node.inputs[0]]
+        if isinstance(node, Affine):
+            sources = [state.layout[name] for name in node.inputs]
+            clear = tuple(self._may_clear(name, state) for name in node.inputs)
+            key = (node.name, layout, *sources, clear, state.prepared)
+            if key not in self.lowerings:
+                self.lowerings[key] = self._lowering(node, layout, sources, clear, state.prepared)
+            best = self.lowerings[key]
+            return replace(
+                state,
+                seconds=state.seconds + best.seconds,
+                packing={**state.packing, node.name: best.packing},
+                copies={**state.copies, node.name: best.copies},
+                prepared=best.prepared,
+            )
+        seconds = 0.0
+        if isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1):
+            x = ValueType("ciphertext", self.scales.level[node.inputs[0]], 0.0)
+            seconds = operation_seconds("square", [x], {}, self.parameters) * layout.ciphertexts
+        return replace(state, seconds=state.seconds + seconds)
 
-    def _packing(self, node: Affine, layout: Layout, slots: int) -> Packing:
-        if layout.is_complex:
-            return "direct"
-        if not self.complex or is_product_free(node):
-            return "real"
-        products = sum(m.multiply_accumulates() for m in node.maps) / slots / layout.ciphertexts
-        if products < self.fold_above:
-            return "real"
-        if layout.ciphertexts == 1:
-            return "fold"
-        return "pair" if layout.ciphertexts % 2 == 0 else "real"
+    def _lowering(
+        self,
+        node: Affine,
+        target: Layout,
+        sources: list[Layout],
+        clear: tuple[bool, ...],
+        prepared: frozenset[tuple[str, int]],
+    ) -> _Lowering:
+        costs = rotation_costs(
+            self.parameters, max(self.scales.level[name] for name in node.inputs)
+        )
+        choices: list[Packing] = ["real"]
+        if target.is_complex:
+            choices = ["direct"]
+        elif self.options.complex:
+            choices += ["fold"]
+            if target.ciphertexts % 2 == 0:
+                choices += ["pair"]
+        best = _Lowering(math.inf, choices[0], (0,) * len(sources), prepared)
+        for packing in choices:
+            groups = {source.period: source for source in sources}
+            seconds = sum(unpacking_seconds(s, target, packing, costs) for s in groups.values())
+            ready, copies = prepared, []
+            for k, (name, source) in enumerate(zip(node.inputs, sources, strict=True)):
+                found = [
+                    (cost, copy)
+                    for copy in [0, *self._copies(node, k, source, clear[k])]
+                    for cost in [self._map_seconds(node, k, source, target, packing, copy, costs)]
+                ]
+                found = [
+                    (cost + self._preparing(ready, name, source, copy, costs), copy)
+                    for cost, copy in found
+                ]
+                cost, copy = min(found)
+                seconds += cost
+                copies.append(copy)
+                if copy:
+                    ready |= {(name, copy)}
+            if seconds < best.seconds:
+                best = _Lowering(seconds, packing, tuple(copies), ready)
+        return best
+
+    def _may_clear(self, name: str, state: _State) -> bool:
+        """Whether no map right before the value gave bits of its constants to clear an operand."""
+        return not any(
+            copy and state.layout[operand].spill
+            for maker in makers(self.graph, name)
+            for operand, copy in zip(self.graph[maker].inputs, state.copies[maker], strict=True)
+        )
+
+    def _copies(self, node: Affine, k: int, source: Layout, clear: bool) -> list[int]:
+        """Distances at which operand k could be copied."""
+        if not source.spill:
+            return free_bits(source)[:1]
+        if source.spill != 1 or not clear:
+            return []
+        taken = math.log2(mask_factor(self.mask_order))
+        left = min(self.scales.constants[node.name]) - taken / 3
+        enough = left >= self.precision + self.options.constant_bits
+        return [1] if enough else []
+
+    def _preparing(
+        self,
+        ready: frozenset[tuple[str, int]],
+        name: str,
+        source: Layout,
+        copy: int,
+        costs: RotationCosts,
+    ) -> float:
+        if not copy or (name, copy) in ready:
+            return 0.0
+        return source.ciphertexts * (costs.rotate + (costs.unit if source.spill else 0.0))
+
+    def _map_seconds(
+        self,
+        node: Affine,
+        k: int,
+        source: Layout,
+        target: Layout,
+        packing: Packing,
+        copy: int,
+        costs: RotationCosts,
+    ) -> float:
+        if (node.name, k) not in self.parts:
+            operand = self.graph[node.inputs[k]]
+            self.parts[node.name, k] = IndexParts.of(node.maps[k], node.shape, operand.shape)
+        key = (node.name, k, source, target, packing, copy)
+        if key not in self.estimates:
+            self.estimates[key] = estimate_map(
+                self.parts[node.name, k], source, target, packing, copy, costs
+            )
+        estimate = self.estimates[key]
+        return math.inf if estimate is None else estimate.seconds
 
 
-def _layout_classes(graph: TensorGraph) -> dict[str, tuple[str, ...]]:
+def layout_classes(graph: TensorGraph) -> dict[str, tuple[str, ...]]:
     """Per value the values that must share its layout (all of one shape), in graph order."""
     leader = {node.name: node.name for node in graph}
 
@@ -134,150 +349,3 @@ def _layout_classes(graph: TensorGraph) -> dict[str, tuple[str, ...]]:
     for node in graph:
         members.setdefault(find(node.name), []).append(node.name)
     return {node.name: tuple(members[find(node.name)]) for node in graph}
-
-
-def _input_layout(graph: TensorGraph, node: Input, slots: int) -> Layout:
-    """Branch digits lowest, then the fine digits of followed axes, the rest on top."""
-    found: list[Relation] = []
-    for user in graph.users()[node.name]:
-        if isinstance(user, Affine):
-            k = user.inputs.index(node.name)
-            found = relations(user.maps[k], user.shape, node.shape)
-            if found:
-                break
-    coarse: list[Digit] = []
-    fine: list[Digit] = []
-    followed: set[int] = set()
-    for axis in reversed(range(len(node.shape))):
-        steps = sorted({r.step for r in found if r.in_axis == axis})
-        if not steps:
-            continue
-        followed.add(axis)
-        bounds = [1]
-        for step in steps[1:]:
-            if step % bounds[-1] == 0 and step < node.shape[axis]:
-                bounds.append(step)
-        for low, high in pairwise([*bounds, node.shape[axis]]):
-            digit = Digit(axis, low, math.ceil(high / low), "slot", 0)
-            (fine if low == 1 else coarse).append(digit)
-    stride, ciphertext_stride, placed = 1, 1, []
-    for digit in coarse + fine:
-        fits = min(next_power_of_two(digit.radix), slots // stride)
-        if fits > 1:
-            radix = min(digit.radix, fits)
-            placed.append(Digit(digit.axis, digit.divisor, radix, "slot", stride))
-        stride *= fits
-        rest = math.ceil(digit.radix / fits)
-        if rest > 1:  # the slots are full: the upper part goes to further ciphertexts
-            divisor = digit.divisor * fits
-            placed.append(Digit(digit.axis, divisor, rest, "ciphertext", ciphertext_stride))
-            ciphertext_stride *= next_power_of_two(rest)
-    return _fill(node.shape, slots, placed, 1)
-
-
-def _inherited(node: Affine, graph: TensorGraph, layout: dict[str, Layout]) -> list[Digit]:
-    """Digits of the output whose axes follow an axis of the first operand."""
-    source = layout[node.inputs[0]]
-    kept: list[Digit] = []
-    for r in relations(node.maps[0], node.shape, source.shape):
-        count = min(r.count, math.ceil(node.shape[r.out_axis] / r.divisor))
-        digits = _follow(r, count, source)
-        if math.prod(d.radix for d in digits) < count:
-            return []
-        slots = _slot_positions(kept + digits)
-        if np.unique(slots).size < slots.size or _gaps(node.shape, kept + digits) is None:
-            continue  # two relations claim one place, or leave digits that are no bits
-        kept += digits
-    return kept
-
-
-def _slot_positions(digits: list[Digit]) -> NDArray[np.int64]:
-    """The slot of every value the slot digits can take."""
-    found: NDArray[np.int64] = np.zeros(1, np.int64)
-    for d in digits:
-        if d.place == "slot":
-            found = (found[:, None] + np.arange(d.radix) * d.stride).ravel()
-    return found
-
-
-def _gaps(shape: Shape, digits: list[Digit]) -> list[tuple[int, int, int]] | None:
-    """(axis, divisor, radix) of what the digits leave out, last axis first.
-
-    None if digits of one axis overlap, or leave out a number that is not a power of two below them.
-    """
-    gaps = []
-    for axis in reversed(range(len(shape))):
-        divisor = 1
-        for d in sorted((d for d in digits if d.axis == axis), key=lambda d: d.divisor):
-            radix, rest = divmod(d.divisor, divisor)
-            if rest or radix != next_power_of_two(radix):
-                return None
-            if radix > 1:
-                gaps.append((axis, divisor, radix))
-            divisor = d.divisor * d.radix
-        if divisor < shape[axis]:
-            gaps.append((axis, divisor, math.ceil(shape[axis] / divisor)))
-    return gaps
-
-
-def _follow(r: Relation, count: int, source: Layout) -> list[Digit]:
-    """The output digits of one relation: the input axis's digits from its step upwards."""
-    kept, divisor, left = [], r.divisor, count
-    digits = sorted((d for d in source.digits if d.axis == r.in_axis), key=lambda d: d.divisor)
-    for d in digits:
-        if left <= 1 or d.divisor * d.radix <= r.step:
-            continue
-        start = max(r.step, d.divisor)
-        if start % d.divisor:
-            return []
-        radix = min(left, math.ceil(d.divisor * d.radix / start))
-        kept.append(Digit(r.out_axis, divisor, radix, d.place, start // d.divisor * d.stride))
-        divisor *= radix
-        left = math.ceil(left / radix)
-    return kept
-
-
-def _fill(shape: Shape, slots: int, kept: list[Digit], parts: int) -> Layout:
-    """Completes a layout: what `kept` does not place takes free bits, as the docstring says."""
-    used = int(np.bitwise_or.reduce(_slot_positions(kept)))
-    top = used.bit_length()
-    ciphertext_stride = 1
-    digits: list[Digit] = []
-    for d in kept:
-        if d.place == "ciphertext":  # numbered anew, so that none stays empty
-            d = replace(d, stride=ciphertext_stride)
-            ciphertext_stride *= d.radix
-        digits.append(d)
-    free = [b for b in range(slots.bit_length() - 1) if not used >> b & 1]
-    above = [b for b in free if b >= top]
-    gaps = [b for b in free if b < top][::-1]
-    missing = [(axis, low, (n - 1).bit_length()) for axis, low, n in _gaps(shape, kept) or []]
-    bits_needed = sum(bits for _, _, bits in missing) - (parts - 1)
-    chosen = above[:bits_needed]
-    chosen += gaps[: bits_needed - len(chosen)]
-    # Least significant digits go to the gaps, most significant ones to the highest positions.
-    order = sorted(chosen, key=lambda b: (b >= top, b))
-    positions: list[tuple[Place, int]] = [("slot", 1 << b) for b in order]
-    for _ in range(bits_needed - len(order)):
-        positions.append(("ciphertext", ciphertext_stride))
-        ciphertext_stride *= 2
-    if parts == 2:
-        positions.append(("complex", 1))
-    for axis, divisor, bits in missing:
-        for _ in range(bits):
-            place, stride = positions.pop(0)
-            last = digits[-1] if digits else None
-            joins = (
-                last is not None
-                and last.axis == axis
-                and last.place == place
-                and last.divisor * last.radix == divisor
-                and last.stride * last.radix == stride
-            )
-            if joins and last is not None:
-                digits[-1] = Digit(axis, last.divisor, last.radix * 2, place, last.stride)
-            else:
-                digits.append(Digit(axis, divisor, 2, place, stride))
-            divisor *= 2
-    reach = sum(d.stride * (d.radix - 1) for d in digits if d.place == "slot")
-    return Layout(shape, slots, next_power_of_two(reach + 1), tuple(digits))

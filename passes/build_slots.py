@@ -1,18 +1,21 @@
 r"""Lowers the tensor graph to ciphertext operations.
 
-    affine   babies, one `dot_plain` per (accumulator, giant), `rotate_sum` over the giants, sums
-             over replicas, then the packing undone:  pair  u = z + conj z, v = i (conj z - z);
-             fold  w = z - i rot_d z, y = w + conj w;  and the bias last, after the rescales, so
-             that every key switch happens at the larger scale
+    affine   operands that are read from copies cleared in their odd slots and copied; babies, one
+             `dot_plain` per (accumulator, giant), `rotate_sum` over the giants, sums over replicas
+             and over spilled positions, then the packing undone:
+             pair  u = z + conj z, v = i (conj z - z);  fold  w = z - i rot_d z, y = w + conj w;
+             and the bias last, after the rescales, so that every key switch happens at the larger
+             scale
     poly     square, plus the linear term at the square's scale, plus the constant
     sums     w * (sum of all elements): rotations by 1, 2, 4, ... and a relabelled scale
 
-Operands at different levels meet at the deeper one. Holes stay zero throughout: constants are
-packed with zeros in them.
+Operands at different levels meet at the deeper one. Holes stay zero throughout, but for spilled
+ones: constants are packed with zeros in them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from fhecompile.ckks import linear_map
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.slot_mask import mask_factor
 from fhecompile.errors import InternalError
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import MATCH_BITS, ScalePlan
@@ -64,10 +68,12 @@ class _Builder:
     def __init__(self, program: Program) -> None:
         self.graph = program.graph
         self.layouts = program.facts[Layouts].layout
+        self.mask_order = program.facts[Layouts].mask_order
         self.groups = program.facts[LoweredMaps].groups
         self.scales = program.facts[ScalePlan]
         self.slots = SlotGraph(self.scales.policy.prime_bits)
         self.values: dict[str, list[int]] = {}
+        self.copied: dict[tuple[int, int], int] = {}
         self.inputs = {n.name: k for k, n in enumerate(self.graph.inputs())}
         self.outputs = {n.name: k for k, n in enumerate(self.graph.outputs())}
 
@@ -189,7 +195,9 @@ class _Builder:
             map_id = len(self.slots.maps)
             self.slots.maps.append(MapConstant(self.layer, dm, dm.diagonals))
             scale = self.scales.constants[node.name][k]
-            sources = [self.at_level(v, level) for v in self.values[node.inputs[k]]]
+            sources = [self._copied(v, dm, level) for v in self.values[node.inputs[k]]]
+            if dm.copies and dm.source.spill:
+                scale -= math.log2(mask_factor(self.mask_order))
             for number, d in enumerate(dm.diagonals):
                 baby, giant = split.baby(d.offset), split.giant(d.offset)
                 key = (k, d.ciphertext, baby)
@@ -225,12 +233,24 @@ class _Builder:
                 totals.append(dots[0])
             else:
                 totals.append(self.emit("rotate_sum", *dots, offsets=offsets))
-        for offset in group.maps[0].sum_rotations():
+        for offset in group.maps[0].sum_rotations():  # over replicas and spilled positions
             totals = [
                 self.emit("add", t, self.emit("rotate", t, offset=_signed(offset, slots)))
                 for t in totals
             ]
         return totals
+
+    def _copied(self, value: int, dm: DiagonalMap, level: int) -> int:
+        """The operand at a level, with the copies that the map reads."""
+        if not dm.copies:
+            return self.at_level(value, level)
+        key = (value, dm.copies)
+        if key not in self.copied:
+            kept = value
+            if dm.source.spill:
+                kept = self.emit("keep_even", value, order=self.mask_order)
+            self.copied[key] = self.emit("add", kept, self.emit("rotate", kept, offset=-dm.copies))
+        return self.at_level(self.copied[key], level)
 
     def _nothing(self, node: Affine, group: MapGroup, level: int) -> int:
         """Zero, for an accumulator whose rows of the map are zero: x times a vector of zeros."""
@@ -251,7 +271,7 @@ class _Builder:
         if dm.packing == "fold":
             folded = []
             for z in accumulators:
-                turned = self.emit("rotate", z, offset=_signed(dm.modulus, dm.source.slots))
+                turned = self.emit("rotate", z, offset=_signed(dm.fold_distance, dm.source.slots))
                 w = self.emit("sub", z, self.emit("mul_i", turned))
                 folded.append(self.emit("add", w, self.emit("conjugate", w)))
             return folded

@@ -30,7 +30,7 @@ class MapGroup:
     @property
     def products(self) -> int:
         """Number of plaintext products."""
-        return sum(len(m.residues) for m in self.maps)
+        return sum(len(m.offsets) for m in self.maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,13 @@ class LowerAffine(Pass):
             by_period: dict[int, list[tuple[int, DiagonalMap]]] = {}
             for k, (name, m) in enumerate(zip(node.inputs, node.maps, strict=True)):
                 source = layouts.layout[name]
-                dm = DiagonalMap(m, source, layouts.layout[node.name], layouts.packing[node.name])
+                dm = DiagonalMap(
+                    m,
+                    source,
+                    layouts.layout[node.name],
+                    layouts.packing[node.name],
+                    copies=layouts.copies[node.name][k],
+                )
                 by_period.setdefault(source.period, []).append((k, dm))
             made = []
             for members in by_period.values():

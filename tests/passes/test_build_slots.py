@@ -93,7 +93,7 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize("options", ["", "complex=false", "fold_above=0"])
+@pytest.mark.parametrize("options", ["", "complex=false", "spill=false"])
 @pytest.mark.parametrize("ring", [32, 256])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_slots_compute_the_tensor_graph(

@@ -1,0 +1,88 @@
+r"""What a linear map costs between two layouts, estimated quickly enough to compare thousands.
+
+The number of plaintext products P is exact but for zero weights (`fhecompile.ckks.offsets`). The
+rotations are those of an ideal baby-step giant-step split: with b baby steps in each of n inputs
+and g giant steps in each of m accumulators, b g = P / (n m), the seconds n b B + m g G are least
+when both terms are equal, and then
+
+    2 sqrt(P B G).
+
+`choose_split` finds the real split once the layouts are settled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.ckks.bsgs import RotationCosts
+from fhecompile.ckks.diagonals import DiagonalMap, Packing, normalised_rows
+from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.linear_map import LinearMap
+from fhecompile.ckks.offsets import IndexParts
+
+
+@dataclass(frozen=True)
+class MapCost:
+    """Plaintext products and seconds of one map, without undoing the packing."""
+
+    products: int
+    seconds: float
+
+
+def estimate_map(
+    parts: IndexParts,
+    source: Layout,
+    target: Layout,
+    packing: Packing,
+    copies: int,
+    costs: RotationCosts,
+) -> MapCost | None:
+    """The cost of one map; None where the packing or the copies do not apply."""
+    nothing = LinearMap((), target.size, source.size)
+    dm = DiagonalMap(nothing, source, target, packing, 0, copies)
+    if packing == "fold" and dm.modulus < 2:
+        return None
+    if dm.reach <= max(target.spill, copies):
+        return None
+    raw = parts.offsets(source, target)
+    if packing == "pair":
+        raw[:, 0] >>= 1
+    raw[:, 2] &= dm.modulus - 1
+    products = min(len(rows) for rows in _windowed(dm, raw))
+    turned = bool(np.any(raw[:, 2]))
+    seconds = products * costs.product
+    if turned:
+        seconds += 2 * math.sqrt(products * costs.baby * costs.giant)
+        seconds += source.ciphertexts * costs.hoist + dm.accumulators * costs.down
+    return MapCost(products, seconds)
+
+
+def _windowed(dm: DiagonalMap, raw: NDArray[np.int64]) -> Sequence[NDArray[np.int64]]:
+    if dm.reach == dm.modulus and not dm.copies:
+        return [normalised_rows(raw, dm)]
+    windows = dict.fromkeys([0, dm.modulus // 2, *(dm.reach >> k for k in range(1, 6))])
+    found = []
+    for window in windows:
+        moved = DiagonalMap(dm.linear_map, dm.source, dm.target, dm.packing, window, dm.copies)
+        found.append(normalised_rows(raw, moved))
+    return found
+
+
+def unpacking_seconds(
+    source: Layout, target: Layout, packing: Packing, costs: RotationCosts
+) -> float:
+    """Seconds of what follows the sums of one group of maps: replicas, spill, packing."""
+    accumulators = math.ceil(target.ciphertexts / 2) if packing == "pair" else target.ciphertexts
+    rotations = max(0, (source.period // target.period).bit_length() - 1)
+    rotations += bool(target.spill)
+    units = 0
+    if packing == "pair":
+        rotations, units = rotations + 1, 1
+    elif packing == "fold":
+        rotations, units = rotations + 2, 1
+    return accumulators * (rotations * costs.rotate + units * costs.unit)
