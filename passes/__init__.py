@@ -20,6 +20,7 @@ BUILT_IN = (
     "assign_layouts",
     "lower_affine",
     "build_slots",
+    "limit_keys",
     "share_rotations",
     "schedule_operations",
     "emit_plan",
@@ -29,5 +30,5 @@ DEFAULT_PIPELINE = (
     "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,clean_graph,pack_branches,"
     "infer_ranges,balance_quadratics,lower_polynomials,infer_ranges,"
     "select_parameters,assign_scales,assign_levels,assign_layouts,"
-    "lower_affine,build_slots,share_rotations,schedule_operations,emit_plan"
+    "lower_affine,build_slots,limit_keys,share_rotations,schedule_operations,emit_plan"
 )

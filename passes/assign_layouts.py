@@ -9,9 +9,12 @@ cheapest assignment of all is taken.
 With every map comes the choice of the packing of its partial sums and of copies of its operands
 (see `fhecompile.ckks.diagonals`): a spilled value is cleared in its odd slots
 (`fhecompile.ckks.slot_mask`) and copied before a map reads it, where that saves more than it costs.
-The bits of scale that takes are spread over the constants and scales around it (`plan_scales`);
-constants must keep `constant_bits` more than the precision asked for, and no mask may follow on
-another.
+A mask of m bits takes about m / 3 bits of the constants and scales of two layers (`mask_scales`).
+With n layers that rescale and k masks the predicted error grows by
+
+    growth(k) = sqrt(1 + 2 k / n * (4^(m / 3) - 1)),
+
+and masks are used as long as the precision asked for is met with it; none may follow on another.
 
 What only a client reads uses imaginary parts and is never spilled. `complex=false` turns imaginary
 parts off, `spill=false` spills.
@@ -36,7 +39,7 @@ from fhecompile.errors import InternalError
 from fhecompile.ir.placement import free_bits, input_layouts, result_layouts
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.relations import Relation, relations
-from fhecompile.ir.scales import ScalePlan, makers, plan_scales
+from fhecompile.ir.scales import ScalePlan, makers, mask_scales
 from fhecompile.ir.tensor import (
     Affine,
     Input,
@@ -48,6 +51,7 @@ from fhecompile.ir.tensor import (
     is_product_free,
     uniform_sum_weight,
 )
+from passes.select_parameters import PEAK_TO_RMS, ScaleChoice
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +86,9 @@ class AssignLayouts(Pass):
     complex: bool = True
     spill: bool = True
     beam: int = 3
-    constant_bits: float = 8.0
 
-    needs: ClassVar[tuple[type, ...]] = (Parameters, ScalePlan)
-    gives: ClassVar[tuple[type, ...]] = (Layouts, ScalePlan)
+    needs: ClassVar[tuple[type, ...]] = (Parameters, ScalePlan, ScaleChoice)
+    gives: ClassVar[tuple[type, ...]] = (Layouts, ScalePlan, ScaleChoice)
 
     def run(self, program: Program) -> PassResult:
         search = _Search(self, program)
@@ -93,15 +96,17 @@ class AssignLayouts(Pass):
         for layout in best.layout.values():
             layout.verify()
         layouts = Layouts(best.layout, best.packing, best.copies, search.mask_order)
-        scales = program.facts[ScalePlan]
+        scales, choice = program.facts[ScalePlan], program.facts[ScaleChoice]
         masks = layouts.mask_bits(program.graph)
         if masks:
-            scales = plan_scales(program.graph, scales.policy, masks)
+            scales = mask_scales(program.graph, scales, masks)
+            error = choice.predicted_error * search.error_growth(len(masks))
+            choice = replace(choice, predicted_error=error)
         remarks = [f"{search.tried} layouts of {search.inputs} inputs compared"]
         for name, packing in best.packing.items():
             copies = "".join(f" copy {c}" for c in best.copies[name] if c)
             remarks.append(f"{name}: {packing}{copies} {best.layout[name]}")
-        return PassResult(program.having(layouts, scales), True, tuple(remarks))
+        return PassResult(program.having(layouts, scales, choice), True, tuple(remarks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +137,7 @@ class _Search:
         self.parameters = program.facts[Parameters]
         self.slots = self.parameters.slots
         self.scales = program.facts[ScalePlan]
+        self.choice = program.facts[ScaleChoice]
         self.precision = program.options.precision_bits
         self.mask_order = order_for(2.0 ** -(self.precision + 6.0))
         self.classes = layout_classes(self.graph)
@@ -261,7 +267,7 @@ class _Search:
             for k, (name, source) in enumerate(zip(node.inputs, sources, strict=True)):
                 found = [
                     (cost, copy)
-                    for copy in [0, *self._copies(node, k, source, clear[k])]
+                    for copy in [0, *self._copies(source, clear[k])]
                     for cost in [self._map_seconds(node, k, source, target, packing, copy, costs)]
                 ]
                 found = [
@@ -278,23 +284,34 @@ class _Search:
         return best
 
     def _may_clear(self, name: str, state: _State) -> bool:
-        """Whether no map right before the value gave bits of its constants to clear an operand."""
-        return not any(
-            copy and state.layout[operand].spill
-            for maker in makers(self.graph, name)
-            for operand, copy in zip(self.graph[maker].inputs, state.copies[maker], strict=True)
-        )
+        """Whether scales have room for a mask of this value.
 
-    def _copies(self, node: Affine, k: int, source: Layout, clear: bool) -> list[int]:
+        It must be at a square's scale or higher, no map right before it may have cleared an operand
+        itself, and one mask more must leave the precision asked for.
+        """
+        if self.scales.scale[name] < 2 * self.scales.policy.activation_bits:
+            return False
+        masked = {
+            maker
+            for maker, copies in state.copies.items()
+            for operand, copy in zip(self.graph[maker].inputs, copies, strict=True)
+            if copy and state.layout[operand].spill
+        }
+        error = self.choice.predicted_error * self.error_growth(len(masked) + 1)
+        allowed = (self.choice.output_range or 1.0) * 2.0**-self.precision
+        return PEAK_TO_RMS * error <= allowed and not masked & set(makers(self.graph, name))
+
+    def error_growth(self, masks: int) -> float:
+        """growth(k) of the module docstring."""
+        layers = max(1, sum(bool(r) for r in self.scales.rescales.values()))
+        lost = 4.0 ** (math.log2(mask_factor(self.mask_order)) / 3) - 1
+        return math.sqrt(1.0 + 2 * masks / layers * lost)
+
+    def _copies(self, source: Layout, clear: bool) -> list[int]:
         """Distances at which operand k could be copied."""
         if not source.spill:
             return free_bits(source)[:1]
-        if source.spill != 1 or not clear:
-            return []
-        taken = math.log2(mask_factor(self.mask_order))
-        left = min(self.scales.constants[node.name]) - taken / 3
-        enough = left >= self.precision + self.options.constant_bits
-        return [1] if enough else []
+        return [1] if source.spill == 1 and clear else []
 
     def _preparing(
         self,

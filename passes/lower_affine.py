@@ -1,12 +1,13 @@
 r"""Cuts every linear map into diagonals and chooses its baby-step giant-step split.
 
 The operands of an affine node are summed into the same accumulators where their replicas have the
-same period; otherwise they form separate groups. Splits are chosen layer after layer, rotations
-that earlier layers need already having their key.
+same period; otherwise they form separate groups. Splits are chosen in `rounds` over all layers,
+each knowing which rotations the others need anyway.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,41 +45,70 @@ class LoweredMaps:
 class LowerAffine(Pass):
     """See the module docstring."""
 
+    rounds: int = 3
+
     needs: ClassVar[tuple[type, ...]] = (Layouts, Parameters, ScalePlan)
     gives: ClassVar[tuple[type, ...]] = (LoweredMaps,)
 
     def run(self, program: Program) -> PassResult:
         layouts, plan = program.facts[Layouts], program.facts[ScalePlan]
-        groups: dict[str, tuple[MapGroup, ...]] = {}
-        remarks = []
-        keys: frozenset[int] = frozenset()
-        for node in program.graph:
-            if not isinstance(node, Affine) or is_product_free(node):
-                continue
-            by_period: dict[int, list[tuple[int, DiagonalMap]]] = {}
-            for k, (name, m) in enumerate(zip(node.inputs, node.maps, strict=True)):
-                source = layouts.layout[name]
-                dm = DiagonalMap(
-                    m,
-                    source,
-                    layouts.layout[node.name],
-                    layouts.packing[node.name],
-                    copies=layouts.copies[node.name][k],
-                )
-                by_period.setdefault(source.period, []).append((k, dm))
-            made = []
-            for members in by_period.values():
-                operands, maps = zip(*members, strict=True)
-                level = max(plan.level[name] for name in node.inputs)
-                costs = rotation_costs(program.facts[Parameters], level)
-                split = choose_split(maps, costs, keys)
+        parameters = program.facts[Parameters]
+        pending = [
+            (node, operands, maps, rotation_costs(parameters, _level(node, plan)))
+            for node in program.graph
+            if isinstance(node, Affine) and not is_product_free(node)
+            for operands, maps in _by_period(node, layouts)
+        ]
+        fixed = frozenset[int]().union(*(_fixed_rotations(maps) for _, _, maps, _ in pending))
+        made: dict[int, MapGroup] = {}
+        needed: dict[int, frozenset[int]] = {}
+        for _ in range(self.rounds):
+            for k, (_, operands, maps, costs) in enumerate(pending):
+                taken = fixed.union(*(keys for j, keys in needed.items() if j != k))
+                split = choose_split(maps, costs, taken)
                 maps = tuple(m.with_window(split.window) for m in maps)
-                made.append(MapGroup(operands, maps, split))
-                keys |= _rotations(made[-1])
-            groups[node.name] = tuple(made)
-            products = sum(g.products for g in made)
-            remarks.append(f"{node.name}: {products} plaintext products")
+                made[k] = MapGroup(operands, maps, split)
+                needed[k] = _rotations(made[k])
+        groups: dict[str, tuple[MapGroup, ...]] = {}
+        for k, (node, _, _, _) in enumerate(pending):
+            groups[node.name] = (*groups.get(node.name, ()), made[k])
+        remarks = [
+            f"{name}: {sum(g.products for g in found)} plaintext products"
+            for name, found in groups.items()
+        ]
         return PassResult(program.having(LoweredMaps(groups)), True, tuple(remarks))
+
+
+def _level(node: Affine, plan: ScalePlan) -> int:
+    return max(plan.level[name] for name in node.inputs)
+
+
+def _by_period(
+    node: Affine, layouts: Layouts
+) -> list[tuple[tuple[int, ...], tuple[DiagonalMap, ...]]]:
+    """The operands' maps, grouped by the period of their layouts: (operands, maps)."""
+    by_period: dict[int, list[tuple[int, DiagonalMap]]] = {}
+    for k, (name, m) in enumerate(zip(node.inputs, node.maps, strict=True)):
+        dm = DiagonalMap(
+            m,
+            layouts.layout[name],
+            layouts.layout[node.name],
+            layouts.packing[node.name],
+            copies=layouts.copies[node.name][k],
+        )
+        by_period.setdefault(dm.source.period, []).append((k, dm))
+    found = []
+    for members in by_period.values():
+        operands, maps = zip(*members, strict=True)
+        found.append((operands, maps))
+    return found
+
+
+def _fixed_rotations(maps: Sequence[DiagonalMap]) -> frozenset[int]:
+    """Rotations that do not depend on the split: of replicas, spills, folds and copies."""
+    slots = maps[0].source.slots
+    found = {*maps[0].sum_rotations(), maps[0].fold_distance, *(-m.copies for m in maps)}
+    return frozenset(offset % slots for offset in found) - {0}
 
 
 def _rotations(group: MapGroup) -> frozenset[int]:

@@ -11,11 +11,9 @@ primes have `prime_bits` = 59 bits (whole machine words). Of all totals whose pr
 `precision_bits` the one with the fewest primes wins, and of those the most precise. A and B are
 evaluated once: the first grows with sqrt(N), the second with N.
 
-Of the secure ring dimensions the one with the least key-switching work is taken,
-
-    work(N) = sum over values ceil(size / (N / 2)) * N log N * (digits + 1) * (primes of Q and P),
-
-so that a network that fills many slots gets a bigger ring with fewer digits.
+Of the secure ring dimensions and numbers of digits those with the least predicted time are taken
+(`fhecompile.ir.work_model`). More digits mean fewer special primes but bigger keys, so that one
+digit more must save `DIGIT_WORTH` of the time.
 """
 
 from __future__ import annotations
@@ -28,18 +26,19 @@ from fhecompile.ckks.parameters import (
     FIRST_PRIME_BITS,
     MAX_LOG_QP,
     Parameters,
-    cheapest_digits,
 )
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePolicy, plan_scales
+from fhecompile.ir.work_model import predict_work
 from passes.infer_ranges import Calibration, Ranges
 
 # The largest of a few hundred normally distributed errors is about four standard deviations.
 PEAK_TO_RMS = 4.0
 MIN_SCALE_BITS = 15
+DIGIT_WORTH = 0.02
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,16 @@ class SelectParameters(Pass):
                 imprecise = imprecise or n
                 continue
             choice, levels = found
-            parameters = self._parameters(program, n, levels)
-            if parameters is None:
+            secure = self._parameters(program, n, levels)
+            if not secure:
                 tried.append(f"2^{n.bit_length() - 1} ({levels} primes)")
                 continue
-            work = _work(program, parameters)
-            if best is None or work < best[0]:
-                best = (work, parameters, choice)
+            plan = plan_scales(program.graph, choice.policy)
+            for parameters in secure:
+                work = predict_work(program.graph, plan, parameters)
+                work *= 1.0 + DIGIT_WORTH * parameters.digits
+                if best is None or work < best[0]:
+                    best = (work, parameters, choice)
         if best is not None:
             _, parameters, choice = best
             remark = (
@@ -135,18 +137,18 @@ class SelectParameters(Pass):
             hint="lower --precision-bits, or make the network shallower",
         )
 
-    def _parameters(self, program: Program, n: int, levels: int) -> Parameters | None:
+    def _parameters(self, program: Program, n: int, levels: int) -> list[Parameters]:
+        """The secure parameters by number of digits, or one insecure choice if that is allowed."""
         options = program.options
-        found = cheapest_digits(n, levels, self.prime_bits, options.security_bits)
-        if found is not None and self.digits:
-            found = replace(found, digits=self.digits)
-            found = found if found.is_secure() else None
-        if found is None and options.insecure_toy:
-            digits = self.digits or 1
-            return Parameters(
-                n, levels, self.prime_bits, FIRST_PRIME_BITS, digits, options.security_bits, True
-            )
-        return found
+        tried = [self.digits] if self.digits else range(1, levels + 2)
+        made = [
+            Parameters(n, levels, self.prime_bits, FIRST_PRIME_BITS, d, options.security_bits)
+            for d in tried
+        ]
+        secure = [p for p in made if p.is_secure()]
+        if not secure and options.insecure_toy:
+            return [replace(made[0], insecure=True)]
+        return secure
 
     def _too_imprecise(self, program: Program, n: int, measured: _Errors) -> FheCompileError:
         s, a = measured.best_split(n, 2 * self.prime_bits)
@@ -187,11 +189,3 @@ class SelectParameters(Pass):
         if best is None:
             return None
         return ScaleChoice(best[2], best[1], measured.output_range), max(1, best[0])
-
-
-def _work(program: Program, parameters: Parameters) -> float:
-    """The module docstring's work(N)."""
-    n = parameters.ring_dimension
-    ciphertexts = sum(math.ceil(node.size / (n // 2)) for node in program.graph)
-    primes = parameters.levels + 1 + parameters.special_primes
-    return ciphertexts * n * math.log2(n) * (parameters.digits + 1) * primes

@@ -49,7 +49,7 @@ class RotationCosts:
     unit: float = 0.0
 
 
-KEY_WORTH = 0.2  # of a baby step: key generation and memory against evaluation time
+KEY_WORTH = 0.5  # of a baby step: key generation and memory against evaluation time
 
 
 def rotation_costs(parameters: Parameters, level: int) -> RotationCosts:

@@ -113,16 +113,3 @@ class Parameters:
         """Whether log QP keeps the bound for `security_bits`."""
         bound = MAX_LOG_QP[self.security_bits].get(self.ring_dimension, 0)
         return self.log_qp <= bound
-
-
-def cheapest_digits(
-    ring_dimension: int, levels: int, prime_bits: int, security_bits: int
-) -> Parameters | None:
-    """The parameters with the fewest digits that are secure; None when no number of digits is."""
-    for digits in range(1, levels + 2):
-        parameters = Parameters(
-            ring_dimension, levels, prime_bits, FIRST_PRIME_BITS, digits, security_bits
-        )
-        if parameters.is_secure():
-            return parameters
-    return None

@@ -13,7 +13,8 @@ prime is dropped as soon as a whole one fits above s:
     masks    where an operand is multiplied by a mask of m bits before the products
              (`fhecompile.ckks.slot_mask`), C stays and c_k grows by m, so that constants lose m
              bits; the maps that make the operand leave it m / 3 bits lower, which a square doubles:
-             every constant and scale around the mask loses about m / 3 bits, none loses m
+             every constant and scale around the mask loses about m / 3 bits, none loses m.
+             Rescales stay where they are without masks
 
 With s + a = q a square and the linear map behind it cost one prime, not two. A uniform factor w
 costs nothing at all: the integers stay, the scale's label is divided by w.
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fhecompile.errors import InternalError
 from fhecompile.ir.tensor import (
@@ -84,19 +85,9 @@ class ScalePlan:
         return needed
 
 
-def plan_scales(
-    graph: TensorGraph, policy: ScalePolicy, masks: Mapping[str, Sequence[float]] | None = None
-) -> ScalePlan:
-    """Assigns scales in topological order; see the module docstring.
-
-    Args:
-        graph: the tensor graph, its polynomials lowered.
-        policy: s, a, q and bump.
-        masks: per affine node the bits m of every operand's mask, 0 for none.
-    """
+def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
+    """Assigns scales in topological order; see the module docstring."""
     plan = ScalePlan(policy)
-    masks = masks or {}
-    lowered = _lowered(graph, masks)
     users = graph.users()
     s, a, q = policy.activation_bits, policy.constant_bits, policy.prime_bits
     for node in graph:
@@ -114,8 +105,10 @@ def plan_scales(
                 if weight is not None:
                     raw, drop = operands[0] - math.log2(abs(weight)), False
                 else:
-                    raw = _raw_scale(policy, operands, masks.get(node.name, ()))
-                    raw -= lowered.get(node.name, 0)
+                    raw = max(operands) + a
+                    missing = (s - raw) % q
+                    if missing <= policy.bump:
+                        raw += missing
                     plan.constants[node.name] = tuple(raw - c for c in operands)
             case Poly():
                 leading = abs(float(node.coefficients[-1].flat[0]))
@@ -129,8 +122,7 @@ def plan_scales(
                 raw, drop = matched_scale(operands[0], operands[1]), False
             case _:
                 raw, drop = operands[0], False
-        above = raw + lowered.get(node.name, 0) - s
-        rescales = max(0, math.floor(above / q + 1e-9)) if drop else 0
+        rescales = max(0, math.floor((raw - s) / q + 1e-9)) if drop else 0
         plan.raw[node.name] = raw
         plan.rescales[node.name] = rescales
         plan.scale[node.name] = raw - rescales * q
@@ -138,16 +130,30 @@ def plan_scales(
     return plan
 
 
-def _raw_scale(policy: ScalePolicy, operands: list[float], masks: Sequence[float]) -> float:
-    """The scale of an affine node's products."""
-    s, a, q = policy.activation_bits, policy.constant_bits, policy.prime_bits
-    raw = max(operands) + a
-    if any(masks):
-        raw = max(c + m for c, m in zip(operands, masks, strict=True)) + a
-        excess = (raw - s) % q
-        return raw - excess if excess <= max(masks) else raw
-    missing = (s - raw) % q
-    return raw + missing if missing <= policy.bump else raw
+def mask_scales(
+    graph: TensorGraph, plan: ScalePlan, masks: Mapping[str, Sequence[float]]
+) -> ScalePlan:
+    """The plan with room for masks: per affine node the bits m of every operand's, 0 for none."""
+    lowered = _lowered(graph, masks)
+    q = plan.policy.prime_bits
+    masked = replace(plan, scale={}, raw={}, constants=dict(plan.constants))
+    for node in graph:
+        operands = [masked.scale[name] for name in node.inputs]
+        change = sum(c - plan.scale[i] for c, i in zip(operands, node.inputs, strict=True))
+        raw = plan.raw[node.name]
+        match node:
+            case Affine() if node.name in plan.constants:
+                raw -= lowered.get(node.name, 0)
+                masked.constants[node.name] = tuple(raw - c for c in operands)
+            case Poly():
+                raw += node.degree * change
+            case Add():
+                raw = matched_scale(operands[0], operands[1])
+            case _:
+                raw += change
+        masked.raw[node.name] = raw
+        masked.scale[node.name] = raw - plan.rescales[node.name] * q
+    return masked
 
 
 def _lowered(graph: TensorGraph, masks: Mapping[str, Sequence[float]]) -> dict[str, int]:

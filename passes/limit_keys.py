@@ -1,0 +1,188 @@
+r"""Keeps the number of rotation keys within a budget: rare rotations are composed of others.
+
+A key is worth what its rotations would cost without it. With r = s + t, both s and t kept,
+
+    rotate      rot_r x = rot_t (rot_s x): if rot_s x is needed anyway, one key switch more than
+                nothing and, where several rotations of x are hoisted, one decomposition more
+    rotate_sum  a giant step rot_r v becomes rot_s (v_s + rot_t v), v_s the term of giant step s:
+                one division by P more; a term of its own if there is no giant step s
+
+Keys go one at a time, the cheapest first, until the budget of `max_keys` rotation keys (or of
+`max_memory`, from which the memory of one image is taken) holds. Keys that compositions need stay.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from fhecompile.ckks.bsgs import RotationCosts, rotation_costs
+from fhecompile.ckks.parameters import Parameters
+from fhecompile.errors import FheCompileError
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.slots import SlotGraph, SlotNode
+
+OTHER_KEYS = 2  # conjugation and relinearisation
+
+
+@dataclass(frozen=True)
+class LimitKeys(Pass):
+    """See the module docstring."""
+
+    needs: ClassVar[tuple[type, ...]] = (Parameters,)
+
+    def run(self, program: Program) -> PassResult:
+        parameters = program.facts[Parameters]
+        graph = program.slot_graph()
+        budget = program.options.max_keys
+        if program.options.max_memory is not None:
+            keys = (program.options.max_memory // 2) // parameters.key_bytes - OTHER_KEYS
+            budget = max(0, min(budget, keys))
+        uses = _uses(graph, parameters)
+        composed = _compose(uses, parameters.slots, budget)
+        remark = f"{len(uses)} rotations, {len(composed)} composed of others"
+        if not composed:
+            return PassResult(program, False, (remark,))
+        after = _Rewriter(graph, composed, parameters.slots).run()
+        return PassResult(replace(program, slots=after), True, (remark,))
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One rotation: offsets of which its value is rotated anyway, and what it costs more to
+    compose it of one of them (`near`) or of others (`far`)."""
+
+    beside: frozenset[int]
+    near: float
+    far: float
+
+
+def _uses(graph: SlotGraph, parameters: Parameters) -> dict[int, list[_Use]]:
+    """All uses of every rotation offset (in [1, slots))."""
+    slots = parameters.slots
+    rotated: dict[int, set[int]] = defaultdict(set)
+    for node in graph:
+        if node.op == "rotate":
+            rotated[node.inputs[0]].add(node.attributes["offset"] % slots)
+    uses: dict[int, list[_Use]] = defaultdict(list)
+    levels: dict[int, RotationCosts] = {}
+    for value, offsets in rotated.items():
+        c = _costs(levels, graph[value], parameters)
+        hoisted = c.baby if len(offsets) > 1 else c.rotate
+        for offset in offsets:
+            use = _Use(frozenset(offsets - {offset}), c.rotate - hoisted, 2 * c.rotate - hoisted)
+            uses[offset].append(use)
+    for node in graph:
+        if node.op == "rotate_sum":
+            c = _costs(levels, node, parameters)
+            offsets = {offset % slots for offset in node.attributes["offsets"]} - {0}
+            for offset in offsets:
+                near = c.rotate - c.giant
+                uses[offset].append(_Use(frozenset(offsets - {offset}), near, c.rotate))
+    uses.pop(0, None)
+    return dict(uses)
+
+
+def _costs(
+    levels: dict[int, RotationCosts], node: SlotNode, parameters: Parameters
+) -> RotationCosts:
+    level = node.type.level
+    if level not in levels:
+        levels[level] = rotation_costs(parameters, level)
+    return levels[level]
+
+
+def _compose(uses: dict[int, list[_Use]], slots: int, budget: int) -> dict[int, tuple[int, int]]:
+    """Offset -> the two kept offsets it is composed of, until at most `budget` are kept."""
+    kept, pinned = set(uses), set[int]()
+    composed: dict[int, tuple[int, int]] = {}
+    options = {r: _options(r, uses[r], kept, slots) for r in kept}
+    while len(kept) > budget:
+        best: tuple[float, int, tuple[int, int]] | None = None
+        for r in sorted(kept - pinned):
+            for cost, pair in options[r]:
+                if best is not None and cost >= best[0]:
+                    break
+                if pair[0] in kept and pair[1] in kept:
+                    best = (cost, r, pair)
+                    break
+        if best is None:
+            raise FheCompileError(
+                "key-budget",
+                f"{budget} rotation keys are too few, this network needs {len(kept)}",
+                hint=f"allow {len(kept)} with --max-keys, or more memory with --max-memory",
+            )
+        _, r, pair = best
+        kept.discard(r)
+        composed[r] = pair
+        pinned |= set(pair)
+    return composed
+
+
+def _options(
+    r: int, uses: list[_Use], kept: set[int], slots: int
+) -> list[tuple[float, tuple[int, int]]]:
+    """What composing r of each pair (s, t) of other offsets costs, the cheapest first."""
+    found = []
+    for s in kept - {r}:
+        t = (r - s) % slots
+        if t in kept and t != r:
+            cost = sum(use.near if s in use.beside else use.far for use in uses)
+            found.append((cost, (s, t)))
+    return sorted(found)
+
+
+@dataclass
+class _Rewriter:
+    before: SlotGraph
+    composed: dict[int, tuple[int, int]]
+    slots: int
+    renamed: dict[int, int] = field(default_factory=dict)
+    rotated: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def run(self) -> SlotGraph:
+        self.after = self.before.emptied()
+        for node in self.before:
+            inputs = tuple(self.renamed[i] for i in node.inputs)
+            if node.op == "rotate":
+                made = self._rotate(node, inputs[0], node.attributes["offset"])
+            elif node.op == "rotate_sum":
+                made = self._rotate_sum(node, inputs)
+            else:
+                made = self.after.emit(node.op, inputs, node.layer, **node.attributes)
+            self.renamed[node.id] = made
+        return self.after
+
+    def _rotate(self, node: SlotNode, value: int, offset: int) -> int:
+        key = (value, offset % self.slots)
+        if key not in self.rotated:
+            pair = self.composed.get(offset % self.slots)
+            if pair is not None:
+                value = self._rotate(node, value, self._signed(pair[0]))
+                offset = self._signed(pair[1])
+            self.rotated[key] = self.after.emit("rotate", (value,), node.layer, offset=offset)
+        return self.rotated[key]
+
+    def _rotate_sum(self, node: SlotNode, values: tuple[int, ...]) -> int:
+        terms: dict[int, int] = {}
+        pending = []
+        for value, offset in zip(values, node.attributes["offsets"], strict=True):
+            if offset % self.slots in self.composed:
+                pending.append((value, offset % self.slots))
+            else:
+                terms[offset] = value
+        for value, offset in pending:
+            s, t = self.composed[offset]
+            outer = self._signed(s)
+            inner = self._rotate(node, value, self._signed(t))
+            if outer in terms:
+                inner = self.after.emit("add", (terms[outer], inner), node.layer)
+            terms[outer] = inner
+        offsets = sorted(terms)
+        return self.after.emit(
+            "rotate_sum", tuple(terms[o] for o in offsets), node.layer, offsets=offsets
+        )
+
+    def _signed(self, offset: int) -> int:
+        return (offset + self.slots // 2) % self.slots - self.slots // 2
