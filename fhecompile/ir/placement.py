@@ -7,7 +7,7 @@ r"""Which layouts a value may take, given those of the values it is computed fro
   ciphertexts. Where there are more free bits than needed, which of them stay free is a choice, and
   so is whether a free bit takes partial sums (`Layout.spill`).
 - Digits that number ciphertexts may come back into slots that have become free: branches that were
-  cut apart merge again.
+  cut apart merge again, in the lowest free bits.
 - The input is placed by the client, so that the axes the first map reads keep together. Choices:
   the order of rows, columns and branches; a finest row or column bit in the ciphertext number
   (*polyphase*: a later stride of 2 then picks ciphertexts instead of leaving a gap); branches in
@@ -19,7 +19,7 @@ Positions above the last used bit hold replicas.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, islice, pairwise
 
@@ -127,17 +127,17 @@ def result_layouts(
     """
     slots = source.slots
     kept = _inherited(node, followed, source)
-    variants = [kept]
     merged = [d for d in kept if d.place != "ciphertext"]
-    if len(merged) < len(kept) and _gaps(node.shape, merged) is not None:
-        variants.append(merged)
     found: dict[str, Layout] = {}
-    for digits in variants:
+    for digits in (kept, merged):
+        if _gaps(node.shape, digits) is None:
+            continue
         for chosen in _bit_choices(node.shape, slots, digits):
-            made = _fill(node.shape, slots, digits, 1 if digits else parts, chosen)
+            moved = {d.axis for d in kept} - {d.axis for d in digits}
+            made = _fill(node.shape, slots, digits, 1 if kept else parts, chosen, moved)
             found.setdefault(str(made), made)
     fewest = min(made.ciphertexts for made in found.values())
-    return [made for made in found.values() if made.ciphertexts == fewest]
+    return [made for made in found.values() if made.ciphertexts < 2 * fewest]
 
 
 def free_bits(layout: Layout) -> list[int]:
@@ -245,12 +245,21 @@ def _bit_choices(shape: Shape, slots: int, kept: list[Digit]) -> Iterator[list[i
 
 
 def _fill(
-    shape: Shape, slots: int, kept: list[Digit], parts: int, chosen: list[int] | None
+    shape: Shape,
+    slots: int,
+    kept: list[Digit],
+    parts: int,
+    chosen: list[int] | None,
+    first: Collection[int] = (),
 ) -> Layout:
-    """Completes a layout: what `kept` does not place takes the chosen bits, then ciphertexts."""
+    """Completes a layout: what `kept` does not place takes the chosen bits, then ciphertexts.
+
+    The axes in `first` take the lowest of them.
+    """
     above, gaps = _free(slots, kept)
     top = int(np.bitwise_or.reduce(_slot_positions(kept))).bit_length()
     missing = [(axis, low, (n - 1).bit_length()) for axis, low, n in _gaps(shape, kept) or []]
+    missing.sort(key=lambda entry: entry[0] not in first)
     needed = sum(bits for _, _, bits in missing) - (parts - 1)
     if chosen is None:
         chosen = (above + gaps)[:needed]
