@@ -1,6 +1,7 @@
 r"""Rotates cheaply: equal rotations once, several of one value hoisted, giant steps summed in QP.
 
-- Two rotations of one value by one offset are the same value.
+- Two rotations of one value by one offset are the same value; so is, but for its level, one of the
+  value at a deeper level (a convolution and the shortcut beside its second one).
 - Two or more rotations of one value share its digit decomposition (`hoist`); each then costs the
   inner product with its key and one division by P.
 - A `rotate_sum` keeps every rotated term in the extended basis QP and divides by P once at the end
@@ -78,7 +79,12 @@ class _Rewriter:
         offset = node.attributes["offset"]
         if (value, offset) in self.rotated:
             return self.rotated[value, offset]
-        if self.rotations[node.inputs[0]] < 2:
+        source = self.after[value]
+        above = self.rotated.get((source.inputs[0], offset)) if source.op == "drop_level" else None
+        if above is not None:
+            levels = source.attributes["levels"]
+            made = self.after.emit("drop_level", (above,), node.layer, levels=levels)
+        elif self.rotations[node.inputs[0]] < 2:
             made = self.after.emit("rotate", (value,), node.layer, offset=offset)
         else:
             if value not in self.digits:
