@@ -166,7 +166,11 @@ class _Search:
         return best
 
     def _advance(self, node: Node, states: list[_State]) -> list[_State]:
-        """All states after one more node, the cheapest `beam` of them."""
+        """All states after one more node, the cheapest `beam` of them.
+
+        One that does not spill is always kept: later values that share a layout may have no room
+        for its spill.
+        """
         after = []
         for state in states:
             if node.name in state.layout:
@@ -176,7 +180,10 @@ class _Search:
                     self._assigned(state, node, layout) for layout in self._candidates(node, state)
                 ]
         after = [self._lowered(node, state) for state in after]
-        return sorted(after, key=lambda s: s.seconds)[: self.options.beam]
+        after = sorted((s for s in after if s.seconds < math.inf), key=lambda s: s.seconds)
+        kept = after[: self.options.beam]
+        plain = [s for s in after if not any(layout.spill for layout in s.layout.values())]
+        return kept if not plain or plain[0] in kept else [*kept, plain[0]]
 
     def _assigned(self, state: _State, node: Node, layout: Layout) -> _State:
         self.tried += 1
@@ -336,8 +343,8 @@ class _Search:
         costs: RotationCosts,
     ) -> float:
         if (node.name, k) not in self.parts:
-            operand = self.graph[node.inputs[k]]
-            self.parts[node.name, k] = IndexParts.of(node.maps[k], node.shape, operand.shape)
+            # A layout has the shape of the first value of its class, not of every one.
+            self.parts[node.name, k] = IndexParts.of(node.maps[k], target.shape, source.shape)
         key = (node.name, k, source, target, packing, copy)
         if key not in self.estimates:
             self.estimates[key] = estimate_map(

@@ -51,8 +51,8 @@ class IndexParts:
     @staticmethod
     def of(m: LinearMap, out_shape: Shape, in_shape: Shape) -> IndexParts:
         """Takes a map apart; what is not separable stays one part."""
-        terms = tuple(_parts(term, out_shape, in_shape) for term in m.terms)
-        return IndexParts(out_shape, in_shape, terms)
+        terms = [_parts(term, out_shape, in_shape) for term in m.terms if _touches(term)]
+        return IndexParts(out_shape, in_shape, tuple(terms))
 
     def offsets(self, source: Layout, target: Layout) -> Int64Array:
         """(output ciphertext, input ciphertext, slot(i) - slot(o)) of all pairs, shape (n, 3)."""
@@ -101,6 +101,11 @@ def _axis_positions(layout: Layout, axis: int) -> tuple[Int64Array, Int64Array]:
 # ---------------------------------------------------------------------------- taking terms apart
 
 
+def _touches(term: LinearTerm) -> bool:
+    """Whether any point of the term is not padding."""
+    return bool(np.any((term.out_index >= 0) & (term.in_index >= 0)))
+
+
 def _parts(term: LinearTerm, out_shape: Shape, in_shape: Shape) -> tuple[IndexPart, ...]:
     rank = len(term.shape)
     valid = (term.out_index >= 0) & (term.in_index >= 0)
@@ -123,7 +128,7 @@ def _parts(term: LinearTerm, out_shape: Shape, in_shape: Shape) -> tuple[IndexPa
         made.append(IndexPart(tables["out"], tables["in"]))
     fixed: dict[str, dict[int, Int64Array]] = {"out": {}, "in": {}}
     for (side, axis), table in axes.items():
-        if not _varying(table) and valid.any():
+        if not _varying(table):
             fixed[side][axis] = table.ravel()
     if fixed["out"] or fixed["in"]:
         made.append(IndexPart(fixed["out"], fixed["in"]))

@@ -2,8 +2,9 @@
 
 Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided by the scale of the
 value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
-switching add theirs; a mask leaves its leak. Sums and products are exact modulo Q; a value that does not fit its modulus
-where it is divided or decrypted is an error, as its encrypted result would be random.
+switching add theirs; a mask leaves its leak. Sums and products are exact modulo Q; a value that
+does not fit its modulus where it is divided or decrypted is an error, as its encrypted result would
+be random.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fhecompile.plan.files import write_atomically
+from fhecompile.plan.schema import FORMAT_VERSION
 from tests.cli.conftest import Call
 from tests.small import write_model
 
@@ -175,11 +176,15 @@ def test_every_flipped_byte_is_found(call: Call, plan: Path) -> None:
 
 
 def test_plan_of_another_version(call: Call, plan: Path) -> None:
-    plan.write_bytes(plan.read_bytes().replace(b'"version":"1"', b'"version":"7"', 1))
+    written = plan.read_bytes()
+    changed = written.replace(b'"version":"%d"' % FORMAT_VERSION, b'"version":"7"', 1)
+    assert changed != written
+    plan.write_bytes(changed)
     assert call("inspect", plan) == (
         2,
         "",
-        f"error: {plan}: the plan has format version 7, this version reads 1 [plan-version]\n"
+        f"error: {plan}: the plan has format version 7, this version reads {FORMAT_VERSION} "
+        "[plan-version]\n"
         "  hint: compile the model again with this version of fhecompile\n",
     )
 

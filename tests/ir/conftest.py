@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ LAYOUTS = [
     vector_layout((1, 4), 16),
     Layout((2, 3), 16, 8, (Digit(0, 1, 2, "slot", 4), Digit(1, 1, 3, "slot", 1))),
     Layout((3,), 16, 16, (Digit(0, 1, 2, "slot", 1), Digit(0, 2, 2, "ciphertext", 1))),
+    Layout((3,), 16, 16, (Digit(0, 1, 4, "slot", 2),), 1),
 ]
 
 
@@ -97,7 +99,10 @@ def draw_slot_graph(draw: st.DrawFn) -> SlotGraph:
     for _ in range(draw(st.integers(0, 2))):
         source, target = draw(st.sampled_from(LAYOUTS)), draw(st.sampled_from(LAYOUTS))
         packing: Any = draw(st.sampled_from(["real", "pair", "fold"]))
-        dm = DiagonalMap(draw(draw_map(target.size, source.size)), source, target, packing, 1)
+        linear = draw(draw_map(target.size, source.size))
+        dm = DiagonalMap(linear, source, target, packing, 1, source.spill)
+        if dm.reach <= max(target.spill, dm.copies):  # no room for spilled or copied positions
+            dm = DiagonalMap(linear, replace(source, spill=0), replace(target, spill=0), packing)
         graph.maps.append(MapConstant(draw(names), dm, dm.diagonals))
     for _ in range(draw(st.integers(0, 2))):
         layout = draw(st.sampled_from(LAYOUTS))

@@ -18,6 +18,8 @@ from fhecompile.ir.scales import (
     MATCH_BITS,
     ScalePlan,
     ScalePolicy,
+    makers,
+    mask_scales,
     matched_scale,
     plan_scales,
 )
@@ -208,3 +210,107 @@ def test_number_of_primes_is_the_smallest(
     needed = plan.levels(largest, first)
     assert fits(plan, largest, first, needed, 1e-9)
     assert needed == 0 or not fits(plan, largest, first, needed - 1, -1e-9)
+
+
+# ---------------------------------------------------------------------------- masks
+
+
+def layers(count: int) -> TensorGraph:
+    """A dense map and a square, `count` times, and a last dense map."""
+    nodes, last = [], "x"
+    for k in range(count):
+        nodes += [affine(f"dense{k}", last), poly(f"square{k}", f"dense{k}", 0, 0, 1)]
+        last = f"square{k}"
+    return graph_of(*nodes, affine("out", last))
+
+
+@pytest.mark.parametrize("bits", [3.0, 6.5, 9.0, 11.4, 15.0])
+def test_a_mask_takes_a_third_of_its_bits_from_each(bits: float) -> None:
+    """Without masks scales are 35 behind a dense map, 70 behind a square; constants 24."""
+    graph = layers(3)
+    plain = plan_scales(graph, EXACT)
+    masked = mask_scales(graph, plain, {"dense2": (bits,)})
+    third = round(bits / 3)
+    assert (masked.scale["dense1"], masked.constants["dense1"]) == (35 - third, (24 - third,))
+    assert masked.scale["square1"] == 70 - 2 * third
+    left = masked.constants["dense2"][0] - bits  # the mask is a constant as well
+    assert left == pytest.approx(24 - bits / 3, abs=1)
+    for name in ("x", "dense0", "square0", "dense2", "square2", "out"):
+        assert masked.scale[name] == plain.scale[name]
+    assert masked.constants["dense0"] == masked.constants["out"] == (24,)
+    assert (masked.level, masked.rescales) == (plain.level, plain.rescales)
+
+
+def test_masks_one_after_the_other() -> None:
+    """The layer in between pays on both sides."""
+    graph = layers(3)
+    masked = mask_scales(graph, plan_scales(graph, EXACT), {"dense1": (9.0,), "dense2": (9.0,)})
+    assert masked.constants["dense0"] == (21,)
+    assert masked.constants["dense1"][0] - 9 == 24 - 3 - 3
+    assert masked.constants["dense2"][0] - 9 == 24 - 3
+    assert [masked.scale[f"dense{k}"] for k in range(3)] == [32, 32, 35]
+
+
+def test_a_mask_of_one_of_two_operands() -> None:
+    """The other operand's constants make up for the lower scale of the products."""
+    graph = graph_of(
+        affine("a", "x"), poly("p", "a", 0, 0, 1), affine("b", "x", "p"), poly("q", "b", 0, 0, 1)
+    )
+    plain = plan_scales(graph, EXACT)
+    masked = mask_scales(graph, plain, {"b": (0.0, 9.0)})
+    assert masked.scale["p"] == plain.scale["p"] - 6
+    assert masked.constants["b"] == (plain.constants["b"][0], plain.constants["b"][1] + 6)
+    assert masked.raw["b"] == plain.raw["b"]
+
+
+def test_makers() -> None:
+    """Through elementwise operations and uniform factors back to the maps with products."""
+    graph = graph_of(
+        affine("a", "x"),
+        affine("b", "x"),
+        poly("p", "a", 0, 0, 1),
+        affine("w", "p", weight=0.5),
+        Mul(name="m", inputs=("w", "b"), shape=(3,)),
+        affine("c", "m"),
+    )
+    assert sorted(makers(graph, "m")) == ["a", "b"]
+    assert makers(graph, "c") == ["c"]
+    assert makers(graph, "x") == []
+
+
+@given(data=st.data(), policy=policies)
+def test_masks_keep_the_rules_of_the_operations(
+    tensor_graphs: Graphs, data: st.DataObject, policy: ScalePolicy
+) -> None:
+    """Products of all operands have one scale, every scale follows from those before it, and no
+    value changes its level."""
+    graph = data.draw(tensor_graphs())
+    plain = plan_scales(graph, policy)
+    masks = {}
+    for name in plain.constants:
+        bits = data.draw(st.sampled_from([0.0, 4.5, 9.0]))
+        masks[name] = tuple(bits if k == 0 else 0.0 for k in range(len(graph[name].inputs)))
+    masked = mask_scales(graph, plain, masks)
+    assert (masked.level, masked.rescales) == (plain.level, plain.rescales)
+    assert mask_scales(graph, plain, {}).scale == pytest.approx(plain.scale)
+    for node in graph:
+        name, raw = node.name, masked.raw[node.name]
+        operands = [masked.scale[i] for i in node.inputs]
+        assert masked.scale[name] == raw - policy.prime_bits * masked.rescales[name]
+        match node:
+            case Input():
+                assert raw == plain.raw[name]
+            case Affine() if name in plain.constants:
+                for constant, c in zip(masked.constants[name], operands, strict=True):
+                    assert constant + c == pytest.approx(raw)
+                assert plain.raw[name] - 3 <= raw <= plain.raw[name]
+            case Affine() | Output():
+                change = plain.raw[name] - plain.scale[node.inputs[0]]
+                assert raw == pytest.approx(operands[0] + change)
+            case Poly():
+                leading = abs(float(node.coefficients[-1].flat[0]))
+                assert raw == pytest.approx(node.degree * operands[0] - math.log2(leading))
+            case Mul():
+                assert raw == pytest.approx(sum(operands))
+            case Add():
+                assert raw == matched_scale(*operands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def tensor_graph() -> TensorGraph:
 
 @pytest.fixture
 def slot_graph() -> SlotGraph:
-    """Tables, attributes of every type and values of every kind."""
+    """Tables, attributes of every type and values of every kind; one map reads a spilled input."""
     source, target = (
         vector_layout((1, 4), 16),
         Layout((1, 4), 16, 8, (Digit(1, 1, 2, "slot", 4), Digit(1, 2, 2, "ciphertext", 1))),
@@ -100,6 +101,13 @@ def slot_graph() -> SlotGraph:
     half = graph.emit("relabel", (lower,), "half.1", factor=0.25)
     biased = graph.emit("add_plain", (half,), "half.1", vector=0, part=1)
     graph.emit("output", (biased,), "scores", tensor=0, part=0)
+    spilled = DiagonalMap(dense(matrix), replace(target, spill=1), source, "real", copies=1)
+    graph.maps.append(MapConstant("last", spilled, spilled.diagonals))
+    even = graph.emit("keep_even", (lower,), "last", order=2)
+    copied = graph.emit("add", (even, graph.emit("rotate", (even,), "last", offset=-1)), "last")
+    attributes = {"maps": [1], "diagonals": [0], "scales": [18.0], "rotation": 0}
+    last = graph.emit("dot_plain", (copied,), "last", **attributes)
+    graph.emit("output", (last,), "more", tensor=1, part=0)
     slots.verify(graph)
     return graph
 
@@ -267,6 +275,11 @@ SLOT_ERRORS = [
         3,
         "expected slot, ciphertext or complex instead of 'sky*1>'",
     ),
+    (
+        SLOTS + "layout1 = layout<4 in 16 period 4 spill: 0/1%2@slot*1>",
+        3,
+        "expected a whole number instead of ': 0/1%2@slot*1>'",
+    ),
     (SLOTS + "vector0 = vector(layout1) {", 3, "layout1 is used before it is made"),
     (
         SLOTS + 'map0 = map(layout0, layout0) {packing="loose"',
@@ -274,16 +287,23 @@ SLOT_ERRORS = [
         "expected a packing instead of '\"loose\"'",
     ),
     (
-        SLOTS + 'map0 = map(layout0, layout0) {packing="real", window=0, map=[] : 4 -> 4, '
+        SLOTS
+        + 'map0 = map(layout0, layout0) {packing="real", window=0, copies=0, map=[] : 4 -> 4, '
         "diagonals=f64[2]#11111111}  // a",
         3,
         "the list of diagonals has the shape (2,)",
     ),
     (
-        SLOTS + 'map0 = map(layout0, layout0) {packing="real", window=0, map=[] : 4 -> 4, '
+        SLOTS
+        + 'map0 = map(layout0, layout0) {packing="real", window=0, copies=0, map=[] : 4 -> 4, '
         "diagonals=i32[1,3]#22222222}",
         3,
         "expected '//' instead of the end",
+    ),
+    (
+        SLOTS + 'map0 = map(layout0, layout0) {packing="real", window=0, map=[] : 4 -> 4}',
+        3,
+        "expected 'copies' instead of 'map=[] : 4 -> 4}'",
     ),
     (SLOTS + "%0 = add(%1, %1) : ct L0 s61  // a", 3, "%1 is used before it is made"),
     (

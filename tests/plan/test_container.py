@@ -84,7 +84,11 @@ def test_other_bytes(scratch: Path, data: st.DataObject) -> None:
         (b'{"__metadata__": 3}', "plan-damaged"),
         (b'{"__metadata__": {"format": "other"}}', "not-a-plan"),
         (b'{"a":' + b"[" * 100_000, "plan-damaged"),
-        (b'{"__metadata__": {"format": "fheplan", "version": "1"}}', "plan-damaged"),
+        (
+            b'{"__metadata__": {"format": "fheplan", "version": "%d"}}' % FORMAT_VERSION,
+            "plan-damaged",
+        ),
+        (b'{"__metadata__": {"format": "fheplan", "version": "1"}}', "plan-version"),
         (b'{"__metadata__": {"format": "fheplan"}}', "plan-version"),
     ],
 )

@@ -85,9 +85,11 @@ def all_of(*changes: Change) -> Change:
 
 ROWS = np.arange(4, dtype=np.int32)[:, None]
 COMPLEX_TARGET = at("maps.0.target", 2)
+NO_TERMS = at("maps.0.terms", [])
+TO_ONE_ELEMENT = all_of(at("maps.0.target", 3), NO_TERMS)
 
 STRUCTURE: list[tuple[Change, str]] = [
-    (at("format_version", 2), "it says it is of format version 2"),
+    (at("format_version", 1), "it says it is of format version 1"),
     (without("", "keys"), "Object missing required field `keys`"),
     (at("surprise", 1), "Object contains unknown field `surprise`"),
     (at("calibration", "guessed"), "Invalid enum value 'guessed' - at `$.calibration`"),
@@ -140,7 +142,7 @@ LAYOUTS: list[tuple[Change, str]] = [
     (at("layouts.1.shape", [1, -40]), "layout 1 has the shape 1x-40"),
     (
         lambda fields, _: fields["layouts"].extend(
-            [{"shape": [1 << 24], "period": 1, "digits": []}] * 5
+            [{"shape": [1 << 24], "period": 1, "digits": [], "spill": 0}] * 5
         ),
         "its layouts have too many elements",
     ),
@@ -150,6 +152,15 @@ LAYOUTS: list[tuple[Change, str]] = [
     (
         at("layouts.0.period", 2),
         "layout layout<1x4 in 32 period 2: 1/1%4@slot*1> does not fit its period 2",
+    ),
+    (without("layouts.0", "spill"), "Object missing required field `spill` - at `$.layouts[0]`"),
+    (at("layouts.0.spill", -1), "layout 0 has the spill -1"),
+    (at("layouts.0.spill", 3), "layout 0 has the spill 3"),
+    (at("layouts.0.spill", 4), "layout 0 has the spill 4"),
+    (
+        at("layouts.0.spill", 2),
+        "layout layout<1x4 in 32 period 4 spill 2: 1/1%4@slot*1> has elements in the positions of "
+        "its spill",
     ),
     (at("layouts.0.digits.0.0", 2), "layout 0 has a digit of axis 2"),
     (at("layouts.0.digits.0.0", -1), "layout 0 has a digit of axis -1"),
@@ -235,16 +246,33 @@ MAPS: list[tuple[Change, str]] = [
     (
         all_of(
             at("maps.0.packing", "fold"),
-            at("layouts.0", {"shape": [1], "period": 1, "digits": []}),
+            at("layouts.0", {"shape": [1], "period": 1, "digits": [], "spill": 0}),
             at("inputs.0.shape", [1]),
             at("outputs.0.shape", [1]),
-            at("maps.0.terms", []),
+            NO_TERMS,
             array("bias", np.ones(1)),
         ),
         "map 0 folds a single slot",
     ),
     (at("maps.0.window", -1), "map 0 has the window -1 of 4"),
     (at("maps.0.window", 4), "map 0 has the window 4 of 4"),
+    (without("maps.0", "copies"), "Object missing required field `copies` - at `$.maps[0]`"),
+    (at("maps.0.copies", -1), "map 0 reads copies at the distance -1"),
+    (at("maps.0.copies", 3), "map 0 reads copies at the distance 3"),
+    (at("maps.0.copies", 4), "map 0 reads copies at the distance 4"),
+    (at("maps.0.copies", 2), "map 0 reads copies where its input has elements"),
+    (
+        all_of(at("layouts.0.period", 8), at("maps.0.copies", 4), TO_ONE_ELEMENT),
+        "map 0 has no room for its spill",
+    ),
+    (
+        all_of(at("layouts.3.period", 2), at("layouts.3.spill", 1), TO_ONE_ELEMENT),
+        "map 0 has no room for its spill",
+    ),
+    (
+        all_of(at("layouts.3.period", 4), at("layouts.3.spill", 1), TO_ONE_ELEMENT),
+        "map 0 has a diagonal out of range",
+    ),
     (at("maps.0.window", 1), "map 0 has a diagonal out of range"),
     (at("maps.0.packing", "fold"), "map 0 has a diagonal out of range"),
     (at("vectors.0.layout", 4), "the layout of vector 0 is number 4 of 4"),
@@ -359,6 +387,18 @@ OPERATIONS: list[tuple[Change, str]] = [
     (
         operation(13, "scale_up", [12], {"bits": 61}, 0),
         "operation 13 (scale_up) multiplies by an integer outside 2^1 .. 2^60",
+    ),
+    (
+        operation(13, "keep_even", [12], {"order": 0}, 0),
+        "operation 13 (keep_even) clears slots with a convergent outside 1 .. 20",
+    ),
+    (
+        operation(13, "keep_even", [12], {"order": 21}, 0),
+        "operation 13 (keep_even) clears slots with a convergent outside 1 .. 20",
+    ),
+    (
+        operation(13, "keep_even", [12], {}, 0),
+        "operation 13 (keep_even) has the attributes []",
     ),
     (
         operation(13, "square", [1], {}, 0),

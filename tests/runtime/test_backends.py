@@ -11,10 +11,11 @@ import pytest
 
 from fhecompile.ckks import noise
 from fhecompile.ckks.operations import OPERATIONS, ValueType, result_type
+from fhecompile.ckks.slot_mask import mask_leak
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError, InternalError
 from runtime.backends.base import Backend, OperationNode, operation_nodes
 from runtime.backends.clear import ClearBackend
-from runtime.backends.openfhe import load_openfhe, wrapped
+from runtime.backends.openfhe import OpenfheBackend, generate_keys, load_openfhe, wrapped
 from runtime.backends.simulate import SimulateBackend
 from runtime.constants import ConstantStore
 from tests.support import convolution_plan, run_slots
@@ -113,6 +114,10 @@ def test_elementwise_operations(clear: ClearBackend) -> None:
     np.testing.assert_array_equal(found, a / 4)
     for op, attributes in (("scale_up", {"bits": 7}), ("drop_level", {"levels": 1})):
         np.testing.assert_array_equal(clear.execute(node(op, kind, **attributes), [a]), a)
+    kept = clear.execute(node("keep_even", kind, order=3), [a])
+    np.testing.assert_array_equal(kept[..., ::2], a[..., ::2])
+    assert not np.any(kept[..., 1::2])
+    assert np.all(a[..., 1::2])  # the operand stays as it is
 
 
 # ---------------------------------------------------------------------------- simulate
@@ -168,6 +173,14 @@ def test_operations_without_noise(simulate: SimulateBackend) -> None:
         made = node(op, *[kind] * len(operands), **attributes)
         clear = ClearBackend(PLAN, simulate.constants).execute(made, operands)
         np.testing.assert_array_equal(simulate.execute(made, operands), clear)
+
+
+@pytest.mark.parametrize("order", [1, 4, 20])
+def test_what_a_mask_leaves(simulate: SimulateBackend, order: int) -> None:
+    """Even slots exactly, odd ones times the leak; no noise is added."""
+    kept = simulate.execute(node("keep_even", ciphertext(20.0), order=order), [X[0]])
+    np.testing.assert_array_equal(kept[..., ::2], X[0][..., ::2])
+    np.testing.assert_array_equal(kept[..., 1::2], X[0][..., 1::2] * mask_leak(order))
 
 
 def test_seed() -> None:
@@ -241,6 +254,31 @@ def test_openfhe_missing(
         load_openfhe()
     assert str(caught.value) == f"{reason} [openfhe-missing]\n  hint: {hint}"
     assert caught.value.exit_code == EXIT_ENVIRONMENT
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("order", [1, 2, 5, 8])
+def test_encrypted_mask(order: int, level: int) -> None:
+    """The product is at the scale the operation table says, costs no level, and adds no noise: even
+    slots are as exact as before, and odd ones hold the leak, which here is above the noise."""
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    secret, server = generate_keys(P, PLAN.program.keys)
+    try:
+        backend = OpenfheBackend(PLAN, ConstantStore(PLAN), server)
+        values = X[0, 0] / np.abs(X[0, 0]).max()
+        encrypted = secret.encrypt(values, 45.0)
+        if level:
+            encrypted = backend.execute(node("drop_level", ciphertext(45.0), levels=1), [encrypted])
+        made = node("keep_even", ciphertext(45.0, level), order=order)
+        masked = backend.execute(made, [encrypted])
+        found = secret.decrypt(masked, made.type.scale)
+    finally:
+        server.release()
+    assert masked.GetLevel() == level
+    expected = values.copy()
+    expected[1::2] *= mask_leak(order)
+    bound = 8 * noise.encrypt_error(P.ring_dimension) * 2.0**-45
+    assert np.abs(found - expected).max() < bound < abs(mask_leak(order)) / 8
 
 
 def test_errors_of_openfhe_say_what_was_done() -> None:

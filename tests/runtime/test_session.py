@@ -157,7 +157,7 @@ def test_encrypted_session(
         timings = session.timings
     assert min(timings.keygen, timings.encrypt, timings.evaluate, timings.decrypt) > 0
     assert [execution.images for execution in timings.executions] == chunks
-    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert np.all(np.diff(shares) > -1e-9) and shares[-1] == pytest.approx(1.0)
     assert len(shares) == 5 * len(PLAN.program.operations)
     expected = run(PLAN, images, "clear")["y"]
     assert float(np.abs(found - expected).max()) < 40 * PLAN.program.prediction.error
