@@ -7,9 +7,7 @@
 keys, and the best run is reported, then K images at once. With a cache the time of a second image
 is measured, with keys of its own. `share` is where the thread-time went.
 
-The *reference rotation* is what a time is divided by to compare machines: one `EvalRotate` at
-N = 2^16 with `SetMultiplicativeDepth(27)`, 40-bit scale, 56-bit first modulus, 3 digits, at level
-2, on one thread.
+The *reference rotation* (`runtime.measure`) is what a time is divided by to compare machines.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -32,35 +29,9 @@ from fhecompile.frontend.reference import run_reference
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.options import CompileOptions
 from runtime import InferenceSession
-from runtime.machine import parse_size, peak_bytes, usable_cores
-
-
-def reference_rotation(repeats: int = 5) -> float:
-    """Seconds of the reference rotation (best of `repeats`)."""
-    import openfhe as o
-
-    p = o.CCParamsCKKSRNS()
-    p.SetSecretKeyDist(o.SecretKeyDist.UNIFORM_TERNARY)
-    p.SetSecurityLevel(o.SecurityLevel.HEStd_128_classic)
-    p.SetRingDim(1 << 16)
-    p.SetMultiplicativeDepth(27)
-    p.SetScalingModSize(40)
-    p.SetFirstModSize(56)
-    p.SetNumLargeDigits(3)
-    context = o.GenCryptoContext(p)
-    for feature in (o.PKE, o.KEYSWITCH, o.LEVELEDSHE):
-        context.Enable(feature)
-    keys = context.KeyGen()
-    context.EvalRotateKeyGen(keys.secretKey, [1])
-    plaintext = context.MakeCKKSPackedPlaintext(np.linspace(-1, 1, 1 << 15), 1, 2)
-    ciphertext = context.Encrypt(keys.publicKey, plaintext)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        context.EvalRotate(ciphertext, 1)
-        best = min(best, time.perf_counter() - started)
-    context.ClearEvalAutomorphismKeys()
-    return best
+from runtime.machine import parse_size, peak_bytes
+from runtime.measure import reference_rotation
+from runtime.processor import processor_name, usable_cores
 
 
 def main() -> int:
@@ -83,7 +54,7 @@ def main() -> int:
         CompileOptions(precision_bits=arguments.precision_bits, passes=arguments.passes),
     ).plan
     report: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {usable_cores()} cores",
+        "machine": f"{processor_name()}, {usable_cores()} cores",
         "compile_seconds": time.perf_counter() - started,
     }
     rotation = reference_rotation()

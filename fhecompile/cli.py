@@ -201,7 +201,8 @@ def compile_command(
     from fhecompile.plan.files import check_writable
     from fhecompile.plan.summary import describe_plan, summarise
     from fhecompile.report import tables
-    from runtime.machine import usable_cores
+    from runtime.costs import machine_table
+    from runtime.processor import usable_cores
 
     screen = _screen(as_json, verbose, quiet)
     target = output or model.with_suffix(".fheplan")
@@ -223,7 +224,7 @@ def compile_command(
     )
     compilation = _compile(screen, model, calibrate, options)
     plan, threads = compilation.plan, usable_cores()
-    summary = summarise(plan, threads=threads)
+    summary = summarise(plan, threads=threads, table=machine_table(screen.warn))
     if explain:
         screen.show(tables.pass_table(compilation.records))
     screen.show(tables.rows_table(str(model), tables.cost_rows(plan, summary, threads)))
@@ -252,7 +253,8 @@ def inspect_command(
     """Shows a plan's parameters, keys and cost per layer."""
     from fhecompile.plan import Plan
     from fhecompile.plan.summary import describe_plan, summarise
-    from runtime.machine import usable_cores
+    from runtime.costs import machine_table
+    from runtime.processor import usable_cores
 
     screen = _screen(as_json, verbose, quiet)
     plan = Plan.load(plan_path)
@@ -263,7 +265,7 @@ def inspect_command(
             click.echo(line)
         return
     threads = usable_cores()
-    summary = summarise(plan, plan_path.stat().st_size, threads)
+    summary = summarise(plan, plan_path.stat().st_size, threads, machine_table(screen.warn))
     if as_json:
         described = describe_plan(plan, summary, threads)
         if as_text:

@@ -26,7 +26,9 @@ from fhecompile.plan import Plan
 from fhecompile.plan.summary import summarise
 from fhecompile.report.tables import cost_rows
 from runtime import InferenceSession
-from runtime.machine import peak_bytes, usable_cores
+from runtime.costs import machine_table
+from runtime.machine import peak_bytes
+from runtime.processor import usable_cores
 from runtime.session import Mode
 from runtime.tuning import tune_process
 
@@ -75,8 +77,10 @@ def _compile() -> tuple[float, Plan]:
     plan = compile_model(MODEL, FOLDER / "digits_calibration.npz", CompileOptions()).plan
     seconds = time.perf_counter() - started
     threads = usable_cores()
+    table = machine_table(lambda _: None)  # the session warns of a file that is ignored
+    summary = summarise(plan, threads=threads, table=table)
     print(f"{MODEL.name}, what running it will cost:")
-    for label, text in cost_rows(plan, summarise(plan, threads=threads), threads):
+    for label, text in cost_rows(plan, summary, threads):
         print(f"  {label:20}{text}")
     return seconds, plan
 

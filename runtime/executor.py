@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fhecompile.ckks.cost import operation_seconds
+from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.plan import Plan
 from runtime.backends.base import AheadTask, Backend, OperationNode, operation_nodes
 from runtime.trace import ENCODE, Execution, TraceEntry
@@ -30,9 +31,14 @@ Progress = Callable[[float], None]
 
 
 class Executor:
-    """Executes one plan on one backend; may be used for many inputs, one after another."""
+    """Executes one plan on one backend; may be used for many inputs, one after another.
 
-    def __init__(self, plan: Plan, backend: Backend, threads: int) -> None:
+    `table` holds the costs that progress is judged by.
+    """
+
+    def __init__(
+        self, plan: Plan, backend: Backend, threads: int, table: CostTable = BUILT_IN
+    ) -> None:
         self.backend = backend
         self.threads = max(1, threads)
         self.nodes = operation_nodes(plan)
@@ -42,7 +48,7 @@ class Executor:
             for operand in dict.fromkeys(node.inputs):
                 self.users[operand].append(node.number)
         self.weights = [
-            operation_seconds(node.op, node.operand_types, node.attributes, plan.parameters)
+            operation_seconds(node.op, node.operand_types, node.attributes, plan.parameters, table)
             for node in self.nodes
         ]
 

@@ -1,4 +1,4 @@
-r"""What the machine has, cores and memory, whether a plan fits, and how a run uses what is left.
+r"""What memory the machine has, whether a plan fits, and how a run uses what is left.
 
 An encrypted run of one image takes the plan's predicted peak P, of which K bytes are evaluation
 keys. Of what is free beyond P and the cache of constants, at most half, and `AHEAD_BYTES`, goes to
@@ -22,11 +22,6 @@ from runtime.plaintexts import list_plaintexts
 
 AHEAD_BYTES = 1 << 30
 MOST_IN_FLIGHT = 16  # constants are then encoded once for 16 images: nothing is left to gain
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_bytes() -> int | None:

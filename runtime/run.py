@@ -97,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", choices=MODES, default="encrypt", help="default: encrypt")
     add("--output", type=Path, metavar="FILE", help="write the outputs to this .npz or .npy file")
     add("--samples", type=_count, metavar="N", help="run only the first N samples")
-    add("--threads", type=_count, metavar="N", help="default: every core")
+    add(
+        "--threads",
+        type=_count,
+        metavar="N",
+        help="default: as calibrated, or every core",
+    )
     add(
         "--in-flight",
         type=_count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.backends.openfhe import OpenfheBackend, ServerContext
@@ -42,6 +43,7 @@ class Server:
         threads: threads to evaluate on.
         memory: what `runtime.machine.share_memory` gave for this plan, where it also says how many
             constants to keep for later images; default: none, and what is free now.
+        table: costs that progress is judged by.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Server:
         context: ServerContext,
         threads: int,
         memory: MemoryShares | None = None,
+        table: CostTable = BUILT_IN,
     ) -> None:
         check_keys(plan, context)
         self.memory = memory or share_memory(plan, keys_made=True)
@@ -58,7 +61,7 @@ class Server:
         self.backend = OpenfheBackend(
             plan, self.constants, context, self.memory.ahead, self.memory.cache
         )
-        self.executor = Executor(plan, self.backend, threads)
+        self.executor = Executor(plan, self.backend, threads, table)
 
     def evaluate(
         self, inputs: Mapping[PartKey, Any], progress: Progress | None = None

@@ -17,13 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks.cost_table import BUILT_IN
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.client import assemble_outputs, input_scales, pack_input
 from runtime.constants import ConstantStore
+from runtime.costs import CostsWarning, evaluation_threads, find_costs
 from runtime.executor import Executor, Progress
 from runtime.inputs import CalibrationWarning, check_inputs, check_outputs, is_unbatched
-from runtime.machine import check_memory, share_memory, usable_cores
+from runtime.machine import check_memory, share_memory
+from runtime.processor import usable_cores
 from runtime.trace import Execution
 
 Sample = tuple[NDArray[np.float64], ...]  # a sample's inputs in the plan's order
@@ -68,7 +71,8 @@ class InferenceSession:
     Args:
         plan: a plan or the path of one.
         mode: "clear", "simulate" or "encrypt".
-        threads: threads to evaluate on; default all cores this process may use.
+        threads: threads to evaluate on; default: the measured choice (`runtime.costs`), otherwise
+            all cores this process may use.
         ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
         insecure_toy: accept a plan whose parameters are not secure.
         progress: called with the share of a call's evaluation that is done.
@@ -98,7 +102,12 @@ class InferenceSession:
             )
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
         self.mode = mode
-        self.threads = threads or usable_cores()
+        costs, ignored = find_costs()
+        if ignored:
+            warnings.warn(ignored, CostsWarning, stacklevel=2)
+        self._table = BUILT_IN if costs is None else costs.table
+        chosen = evaluation_threads(costs) if mode == "encrypt" else usable_cores()
+        self.threads = threads or chosen
         self.ignore_range = ignore_range
         self.progress = progress
         self.timings = Timings()
@@ -178,7 +187,7 @@ class InferenceSession:
         kind = SimulateBackend if self.mode == "simulate" else ClearBackend
         self._constants = ConstantStore(self.plan)
         self._backend = kind(self.plan, self._constants)
-        self._executor = Executor(self.plan, self._backend, self.threads)
+        self._executor = Executor(self.plan, self._backend, self.threads, self._table)
 
     def _run_numpy(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         from runtime.backends.simulate import SimulateBackend
@@ -209,7 +218,7 @@ class InferenceSession:
         memory = share_memory(self.plan, cache_constants, in_flight)
         started = time.perf_counter()
         self._client, context = Client.create(self.plan, self.threads)
-        self._server = Server(self.plan, context, self.threads, memory)
+        self._server = Server(self.plan, context, self.threads, memory, self._table)
         self.timings.keygen = time.perf_counter() - started
 
     def _run_encrypted(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:

@@ -5,13 +5,16 @@ memory back to the system and fetch it again, page by page; higher ones keep it.
 its first arena, so that all threads have to share that one. OpenMP threads
 inside one operation would compete with the executor's own pool, one operation per thread. Both are
 read when a process starts, so the process replaces itself once, by the same program with these
-variables; what the user has set stays.
+variables; what the user has set stays. Where `python -m runtime.calibrate` has found that OpenMP
+threads pay, their number is the one it stored.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+
+from runtime.costs import find_costs
 
 GUARD = "FHECOMPILE_TUNED"
 SETTINGS = {
@@ -27,7 +30,12 @@ def tune_process() -> None:
     """Starts the running program again with `SETTINGS`, unless this is that second start."""
     if GUARD in os.environ or not sys.platform.startswith("linux") or not sys.executable:
         return
-    environment = {**SETTINGS, **os.environ, GUARD: "1"}
+    environment = {**SETTINGS, **_measured_settings(), **os.environ, GUARD: "1"}
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _measured_settings() -> dict[str, str]:
+    costs, _ = find_costs()  # the second start warns of a file that is ignored
+    return {} if costs is None else {"OMP_NUM_THREADS": str(costs.openmp_threads)}

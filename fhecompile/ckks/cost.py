@@ -2,7 +2,7 @@ r"""Predicts how long operations take, from the time of the steps they are made 
 
 Every step works prime by prime on polynomials of N words, so that
 
-    seconds(operation) = sum over its steps  MILLISECONDS[step] / 1000 * primes(step) * unit(N)
+    seconds(operation) = sum over its steps  milliseconds[step] / 1000 * primes(step) * unit(N)
     unit(N)            = N log2 N / (2^16 * 16)
 
 With p primes of Q left in the operand, k special primes and d = ceil(p / ceil((L + 1) / digits))
@@ -24,22 +24,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.ckks.operations import ValueType, automorphisms
 from fhecompile.ckks.parameters import Parameters
-
-# Thread-milliseconds per prime at N = 2^16, both cores of a 2-core x86-64 machine at work.
-MILLISECONDS = {
-    "raise": 2.0,
-    "key": 0.65,
-    "lower": 2.6,
-    "encode": 2.4,
-    "multiply": 0.65,
-    "tensor": 0.4,
-    "rescale": 3.0,
-    "add": 0.2,
-    "add_qp": 0.2,
-    "copy": 0.1,
-}
 
 _KEY_SWITCH = ("raise", "key", "lower")
 STEPS: dict[str, tuple[str, ...]] = {
@@ -71,7 +58,11 @@ STEPS: dict[str, tuple[str, ...]] = {
 
 
 def operation_seconds(
-    op: str, operands: Sequence[ValueType], attributes: Mapping[str, Any], parameters: Parameters
+    op: str,
+    operands: Sequence[ValueType],
+    attributes: Mapping[str, Any],
+    parameters: Parameters,
+    table: CostTable = BUILT_IN,
 ) -> float:
     """Predicted seconds of one operation on one thread.
 
@@ -80,14 +71,28 @@ def operation_seconds(
         operands: types of its operands; their level says how many primes it works on.
         attributes: its attributes.
         parameters: ring dimension, levels and digits.
+        table: costs of the steps.
     """
     if not operands:
         return 0.0
     left = parameters.levels + 1 - operands[0].level
-    milliseconds = sum(MILLISECONDS[s] * _primes(s, left, parameters) for s in STEPS[op])
+    milliseconds = sum(table.milliseconds[s] * _primes(s, left, parameters) for s in STEPS[op])
+    return _terms(op, operands, attributes) * milliseconds * ring_unit(parameters) / 1000.0
+
+
+def step_primes(op: str, level: int, parameters: Parameters) -> dict[str, int]:
+    """How many primes each step of an operation of one term works on, by step."""
+    left = parameters.levels + 1 - level
+    primes: dict[str, int] = {}
+    for step in STEPS[op]:
+        primes[step] = primes.get(step, 0) + _primes(step, left, parameters)
+    return primes
+
+
+def ring_unit(parameters: Parameters) -> float:
+    """unit(N) of the module docstring."""
     n = parameters.ring_dimension
-    unit = n * math.log2(n) / (2**16 * 16)
-    return _terms(op, operands, attributes) * milliseconds * unit / 1000.0
+    return n * math.log2(n) / (2**16 * 16)
 
 
 def _primes(step: str, left: int, parameters: Parameters) -> int:

@@ -25,6 +25,14 @@ def check_writable(path: Path, option: str = "-o") -> None:
         raise _cannot_write(path, "no permission", option)
 
 
+def make_folder(path: Path, option: str = "-o") -> None:
+    """Makes a folder, and those it is in, unless it is there; raises when it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error.strerror or str(error), option) from error
+
+
 def write_atomically(path: Path, data: bytes, option: str = "-o") -> None:
     """Writes under a temporary name and renames, so that no half file is ever seen."""
     target = Path(os.path.realpath(path))

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fhecompile.ckks.cost import operation_seconds
+from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.ckks.operations import OPERATIONS, automorphisms
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan.plan import Plan
@@ -45,7 +46,10 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """See the module docstring; `seconds` is the predicted time of one evaluation."""
+    """See the module docstring; `seconds` is the predicted time of one evaluation.
+
+    `measured` says whether it is from costs measured on this machine or from the built-in ones.
+    """
 
     ring_dimension: int
     security_bits: int
@@ -62,20 +66,24 @@ class PlanSummary:
     slot_utilisation: float
     plan_bytes: int
     seconds: float
+    measured: bool
     layers: tuple[LayerSummary, ...]
 
 
-def summarise(plan: Plan, plan_bytes: int | None = None, threads: int = 1) -> PlanSummary:
+def summarise(
+    plan: Plan, plan_bytes: int | None = None, threads: int = 1, table: CostTable = BUILT_IN
+) -> PlanSummary:
     """The numbers of a plan.
 
     Args:
         plan: the plan.
         plan_bytes: size of its file; None computes it.
         threads: threads that `seconds` assumes.
+        table: costs that `seconds` is predicted from.
     """
     parameters, keys = plan.parameters, plan.program.keys
     operations = plan.program.operations
-    layers = _layers(plan, threads)
+    layers = _layers(plan, threads, table)
     linear = [layer for layer in layers if layer.utilisation is not None]
     products = sum(layer.products for layer in linear)
     count = len(keys.rotations) + int(keys.conjugation) + int(keys.relinearisation)
@@ -95,6 +103,7 @@ def summarise(plan: Plan, plan_bytes: int | None = None, threads: int = 1) -> Pl
         slot_utilisation=sum(layer.floor for layer in linear) / products if products else 0.0,
         plan_bytes=len(plan.encode()) if plan_bytes is None else plan_bytes,
         seconds=sum(layer.seconds for layer in layers),
+        measured=table.measured,
         layers=layers,
     )
 
@@ -120,7 +129,7 @@ def describe_plan(plan: Plan, summary: PlanSummary, threads: int) -> dict[str, A
     """A plan as plain values for JSON: its numbers, layers, parameters, signature, predictions."""
     program = plan.program
     numbers = asdict(summary)
-    seconds, layers = numbers.pop("seconds"), numbers.pop("layers")
+    seconds, measured, layers = (numbers.pop(name) for name in ("seconds", "measured", "layers"))
     return {
         "model": program.model_name,
         "model_sha256": program.model_sha256,
@@ -132,6 +141,7 @@ def describe_plan(plan: Plan, summary: PlanSummary, threads: int) -> dict[str, A
         "prediction": {
             "evaluate_seconds": seconds,
             "threads": threads,
+            "measured_costs": measured,
             "peak_bytes": program.prediction.peak_bytes,
             "error": program.prediction.error,
             "output_range": program.prediction.output_range,
@@ -143,8 +153,8 @@ def describe_plan(plan: Plan, summary: PlanSummary, threads: int) -> dict[str, A
     }
 
 
-def _layers(plan: Plan, threads: int) -> tuple[LayerSummary, ...]:
-    operations, types = plan.program.operations, plan.types
+def _layers(plan: Plan, threads: int, table: CostTable) -> tuple[LayerSummary, ...]:
+    operations, types, parameters = plan.program.operations, plan.types, plan.parameters
     numbers: list[list[int]] = [[] for _ in plan.program.layers]
     leaving: list[set[int]] = [set() for _ in plan.program.layers]
     for number, info in enumerate(operations):
@@ -157,9 +167,9 @@ def _layers(plan: Plan, threads: int) -> tuple[LayerSummary, ...]:
         members = [operations[i] for i in own]
         level = max((types[i].level for i in out or own), default=0)
         products = _products(members)
-        floor = layer.multiply_accumulates / (2 * plan.parameters.slots)
+        floor = layer.multiply_accumulates / (2 * parameters.slots)
         seconds = sum(
-            operation_seconds(m.op, [types[i] for i in m.inputs], m.attributes, plan.parameters)
+            operation_seconds(m.op, [types[i] for i in m.inputs], m.attributes, parameters, table)
             for m in members
         )
         found.append(

@@ -86,7 +86,8 @@ def cost_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str,
         ),
         (
             "evaluate",
-            f"{show_seconds(summary.seconds)} on {threads} thread{'s' * (threads != 1)}, predicted",
+            f"{show_seconds(summary.seconds)} on {threads} thread{'s' * (threads != 1)}, predicted"
+            + (" from this machine's costs" if summary.measured else ""),
         ),
         ("plan", show_bytes(summary.plan_bytes)),
     ]
@@ -102,13 +103,17 @@ def field_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str
             rows.append((field.name, f"{value} ({show_bytes(value)})"))
         elif field.name == "slot_utilisation":
             rows.append((field.name, f"{value:.4f}"))
-        elif field.name not in ("seconds", "layers"):
+        elif field.name not in ("seconds", "measured", "layers"):
             rows.append((field.name, str(value)))
     return [
         *rows,
         ("predicted peak_bytes", f"{prediction.peak_bytes} ({show_bytes(prediction.peak_bytes)})"),
         ("predicted error", f"{prediction.error:.3g}"),
-        ("predicted evaluate_seconds", f"{summary.seconds:.3g} on {threads} threads"),
+        (
+            "predicted evaluate_seconds",
+            f"{summary.seconds:.3g} on {threads} threads"
+            + (", from this machine's costs" if summary.measured else ""),
+        ),
     ]
 
 

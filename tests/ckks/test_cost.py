@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fhecompile.ckks.cost import MILLISECONDS, STEPS, operation_seconds
+from fhecompile.ckks.cost import STEPS, operation_seconds, ring_unit, step_primes
+from fhecompile.ckks.cost_table import MILLISECONDS, CostTable
 from fhecompile.ckks.operations import OPERATIONS, ValueType
 from fhecompile.ckks.parameters import Parameters
 
@@ -61,3 +62,23 @@ def test_hoisting_and_the_extended_basis_split_a_rotation() -> None:
 
 def test_what_moves_no_data_is_free() -> None:
     assert all(seconds(op) == 0 for op in FREE)
+
+
+@pytest.mark.parametrize("op", WORKING)
+@pytest.mark.parametrize("digits", [1, 3])
+def test_seconds_are_linear_in_the_table(op: str, digits: int) -> None:
+    """`step_primes` is the row of the linear system that calibration solves."""
+    parameters = dataclasses.replace(PARAMETERS, ring_dimension=1 << 14, digits=digits)
+    table = CostTable({step: 1.0 + k for k, step in enumerate(MILLISECONDS)})
+    row = step_primes(op, 3, parameters)
+    expected = sum(table.milliseconds[step] * primes for step, primes in row.items()) / 1000
+    x = ValueType("ciphertext", 3, 40.0)
+    found = operation_seconds(op, [x], {"offsets": [1]}, parameters, table)
+    assert found == pytest.approx(expected * ring_unit(parameters))
+
+
+def test_a_table_names_every_step() -> None:
+    with pytest.raises(ValueError, match=r"^a cost table names other steps$"):
+        CostTable({"raise": 1.0})
+    with pytest.raises(ValueError, match=r"^a cost table holds times that are none$"):
+        CostTable({**MILLISECONDS, "key": float("nan")})

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from fhecompile.ckks.cost_table import MILLISECONDS, CostTable
 from fhecompile.ckks.operations import OPERATIONS
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan import Plan
 from fhecompile.plan.summary import PlanSummary, describe_plan, openfhe_parameters, summarise
 from fhecompile.plan.text import operation_lines
-from fhecompile.report.tables import field_rows, layer_rows, show_bytes, show_seconds
+from fhecompile.report.tables import cost_rows, field_rows, layer_rows, show_bytes, show_seconds
 from tests.small import compile_small
 
 
@@ -75,13 +76,26 @@ def test_threads_divide_the_time(plan: Plan, summary: PlanSummary) -> None:
     assert summarise(plan, threads=4).seconds == pytest.approx(summary.seconds / 4)
 
 
+def test_a_measured_table_changes_the_time_alone(plan: Plan, summary: PlanSummary) -> None:
+    doubled = CostTable({step: 2 * t for step, t in MILLISECONDS.items()}, measured=True)
+    found = summarise(plan, threads=3, table=doubled)
+    assert found.seconds == pytest.approx(2 * summary.seconds / 3)
+    assert describe_plan(plan, found, 3)["prediction"]["measured_costs"] is True
+    assert dict(cost_rows(plan, found, 3))["evaluate"].endswith(
+        "s on 3 threads, predicted from this machine's costs"
+    )
+    assert dict(cost_rows(plan, summary, 1))["evaluate"].endswith("s on 1 thread, predicted")
+    rest = {"seconds": 0.0, "measured": False, "layers": ()}
+    assert dataclasses.replace(found, **rest) == dataclasses.replace(summary, **rest)
+
+
 def test_an_insecure_plan_has_no_security(summary: PlanSummary) -> None:
     assert summary.security_bits == 0
 
 
 def test_description_is_plain(plan: Plan, summary: PlanSummary) -> None:
     described = describe_plan(plan, summary, 2)
-    names = {field.name for field in dataclasses.fields(PlanSummary)} - {"seconds"}
+    names = {field.name for field in dataclasses.fields(PlanSummary)} - {"seconds", "measured"}
     assert names <= described.keys()
     assert described["prediction"]["evaluate_seconds"] == summary.seconds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import msgspec
@@ -120,10 +119,6 @@ def test_no_sizes(text: str) -> None:
 
 
 # ---------------------------------------------------------------------------- the machine
-
-
-def test_cores() -> None:
-    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
 
 
 def test_memory_of_this_process() -> None:

@@ -111,6 +111,7 @@ def test_tuning_starts_the_program_once_more(tmp_path: Path) -> None:
         "print(json.dumps([dict(os.environ), sys.argv]))\n"
     )
     environment = {"PATH": "/usr/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "5"}
+    environment["FHECOMPILE_COSTS"] = "default"
     done = subprocess.run(
         [sys.executable, str(script), "a b", "--c"], capture_output=True, text=True, env=environment
     )
