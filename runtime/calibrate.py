@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from fhecompile.ckks.cost_table import MILLISECONDS
 from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
@@ -30,7 +31,7 @@ from fhecompile.plan.files import check_writable, make_folder, write_atomically
 from fhecompile.version import __version__
 from runtime.backends.openfhe import load_openfhe
 from runtime.costs import VARIABLE, MachineCosts, costs_path, user_path
-from runtime.fit import Measurement, fit_table
+from runtime.fit import Measurement, deviations, fit_table
 from runtime.machine import available_bytes
 from runtime.measure import (
     calibration_parameters,
@@ -141,7 +142,8 @@ def _calibrate(options: argparse.Namespace) -> None:
         found = _start_worker(n, combination, is_first=not throughput)
         throughput[combination] = found.pop("throughput")
         answer |= found
-    table = fit_table(msgspec.convert(answer["measurements"], list[Measurement]))
+    measurements = msgspec.convert(answer["measurements"], list[Measurement])
+    table = fit_table(measurements)
     threads, openmp_threads = choose_combination(throughput)
     costs = MachineCosts(
         table,
@@ -158,6 +160,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     write_atomically(target, costs.encode(), "--output")
     for line in report_lines(costs, throughput):
         print(line)
+    deviation = np.median(deviations(measurements, table))
+    print(f"an operation's time differs by {100 * deviation:.0f} % from these costs (median)")
     print(f"written: {target}")
     if costs_path() != target:
         print(f"predictions use it with {VARIABLE}={target}")

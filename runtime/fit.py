@@ -10,7 +10,7 @@ Lawson and Hanson, Solving Least Squares Problems (1974), algorithm 23.10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,18 +37,19 @@ class Measurement:
 
 def fit_table(measurements: Sequence[Measurement]) -> CostTable:
     """The costs that explain the measurements best; every step must occur in one of them."""
-    rows = [
-        {
-            step: primes * ring_unit(m.parameters) / 1000.0 / m.seconds
-            for step, primes in step_primes(m.op, m.level, m.parameters).items()
-        }
-        for m in measurements
-    ]
-    missing = MILLISECONDS.keys() - {step for row in rows for step in row}
+    matrix = _relative_matrix(measurements)
+    missing = [step for k, step in enumerate(MILLISECONDS) if not matrix[:, k].any()]
     if missing:
-        raise InternalError(f"no measurement holds the steps {', '.join(sorted(missing))}")
-    found = non_negative_least_squares(_matrix(rows), np.ones(len(rows)))
+        raise InternalError(f"no measurement holds the steps {', '.join(missing)}")
+    found = non_negative_least_squares(matrix, np.ones(len(matrix)))
     return CostTable(dict(zip(MILLISECONDS, found.tolist(), strict=True)), measured=True)
+
+
+def deviations(measurements: Sequence[Measurement], table: CostTable) -> Vector:
+    """|predicted / measured - 1| of every measurement."""
+    costs = np.array([table.milliseconds[step] for step in MILLISECONDS])
+    difference: Vector = _relative_matrix(measurements) @ costs - 1
+    return np.abs(difference)
 
 
 def non_negative_least_squares(matrix: Vector, right: Vector) -> Vector:
@@ -76,5 +77,11 @@ def non_negative_least_squares(matrix: Vector, right: Vector) -> Vector:
     raise InternalError("the least squares problem was not solved")
 
 
-def _matrix(rows: Sequence[Mapping[str, float]]) -> Vector:
-    return np.array([[row.get(step, 0.0) for step in MILLISECONDS] for row in rows])
+def _relative_matrix(measurements: Sequence[Measurement]) -> Vector:
+    """D A, a column for each step of `MILLISECONDS`."""
+    matrix = np.zeros((len(measurements), len(MILLISECONDS)))
+    columns = {step: k for k, step in enumerate(MILLISECONDS)}
+    for row, m in zip(matrix, measurements, strict=True):
+        for step, primes in step_primes(m.op, m.level, m.parameters).items():
+            row[columns[step]] = primes * ring_unit(m.parameters) / 1000.0 / m.seconds
+    return matrix

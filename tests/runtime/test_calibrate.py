@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,8 @@ def no_workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return asked
 
 
-def openfhe_is_there() -> bool:
-    return (
-        subprocess.run([sys.executable, "-c", "import openfhe"], capture_output=True).returncode
-        == 0
-    )
-
-
-@pytest.mark.skipif(not openfhe_is_there(), reason="OpenFHE is not installed")
 def test_the_whole_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
     path = tmp_path / "costs.json"
     code = main(["--ring-dimension", str(RING), "--output", str(path)])
     out, err = capfd.readouterr()

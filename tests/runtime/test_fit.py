@@ -13,7 +13,7 @@ from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.cost_table import MILLISECONDS, CostTable
 from fhecompile.ckks.operations import ValueType
 from fhecompile.errors import InternalError
-from runtime.fit import Measurement, fit_table, non_negative_least_squares
+from runtime.fit import Measurement, deviations, fit_table, non_negative_least_squares
 from runtime.measure import DIGITS, MEASURED_LEVELS, calibration_parameters
 
 OPERATIONS = (
@@ -41,7 +41,13 @@ def synthetic(table: CostTable, noise: float = 0.0) -> list[Measurement]:
 def test_known_costs_are_found() -> None:
     found = fit_table(synthetic(KNOWN))
     assert found.measured
+    assert deviations(synthetic(KNOWN), found).max() < 1e-9
     assert found.milliseconds == pytest.approx(dict(KNOWN.milliseconds), rel=1e-9)
+
+
+def test_deviations() -> None:
+    doubled = CostTable({step: 2 * t for step, t in KNOWN.milliseconds.items()})
+    assert deviations(synthetic(KNOWN), doubled) == pytest.approx(1.0)
 
 
 def test_noise_moves_them_little() -> None:
