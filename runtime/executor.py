@@ -185,7 +185,7 @@ class _State:
                 TraceEntry(node.op, node.layer, node.type.level, start, end, thread, step.image)
             )
             if self.progress is not None:  # under the lock, so that shares arrive in order
-                self.progress(self.done_weight / self.total_weight)
+                self.progress(min(1.0, self.done_weight / self.total_weight))  # sums round
 
     def _now(self) -> float:
         return time.perf_counter() - self.started
