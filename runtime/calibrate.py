@@ -45,7 +45,8 @@ from runtime.tuning import GUARD, SETTINGS
 EXIT_INTERRUPTED = 130
 FULL_RING = 1 << 16
 RINGS = tuple(1 << k for k in range(11, 18))
-WORTH = 1.03  # throughput that OpenMP threads must bring to be preferred to none
+ROUGH = 0.15  # median deviation of the times from the costs fitted to them
+WORTH = 1.05  # throughput that OpenMP threads must bring to be preferred to none
 CIPHERTEXTS_PER_THREAD = 12  # of memory, in the basis QP: the operands of all operations
 Combination = tuple[int, int]  # (operations at the same time, OpenMP threads in each)
 
@@ -158,16 +159,22 @@ def _calibrate(options: argparse.Namespace) -> None:
         },
     )
     write_atomically(target, costs.encode(), "--output")
-    for line in report_lines(costs, throughput):
+    deviation = float(np.median(deviations(measurements, table)))
+    for line in report_lines(costs, throughput, deviation):
         print(line)
-    deviation = np.median(deviations(measurements, table))
-    print(f"an operation's time differs by {100 * deviation:.0f} % from these costs (median)")
+    if deviation > ROUGH:
+        _complain(
+            "warning: these costs are rough, the times do not fit together: other programs may "
+            "have run meanwhile\n  hint: measure again when they have ended"
+        )
     print(f"written: {target}")
     if costs_path() != target:
         print(f"predictions use it with {VARIABLE}={target}")
 
 
-def report_lines(costs: MachineCosts, throughput: dict[Combination, float]) -> list[str]:
+def report_lines(
+    costs: MachineCosts, throughput: dict[Combination, float], deviation: float
+) -> list[str]:
     """The table people read."""
     lines = [f"{'step':10}{'default':>9}{'measured':>10}   thread-milliseconds per prime, N = 2^16"]
     for step, default in MILLISECONDS.items():
@@ -176,7 +183,11 @@ def report_lines(costs: MachineCosts, throughput: dict[Combination, float]) -> l
         chosen = ", chosen" if (threads, inner) == (costs.threads, costs.openmp_threads) else ""
         lines.append(f"{threads} x {inner} OpenMP threads: {rate:.2f} mixes per second{chosen}")
     where = "" if costs.ring_dimension == FULL_RING else f" at N = {costs.ring_dimension}"
-    return [*lines, f"reference rotation{where}: {costs.reference_rotation:.3f} s"]
+    return [
+        *lines,
+        f"reference rotation{where}: {costs.reference_rotation:.3f} s",
+        f"an operation's time differs by {100 * deviation:.0f} % from these costs (median)",
+    ]
 
 
 def _target(output: Path | None) -> Path:

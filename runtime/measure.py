@@ -1,8 +1,9 @@
 r"""Times CKKS operations on OpenFHE the way a run executes them: one per thread, all cores at work.
 
 Each round, every thread does the same operation on ciphertexts of its own, all starting together;
-a round's time is the mean over the threads, an operation's that of its best round, as other
-programs may run. Rounds go through all operations before the next one begins.
+a round's time is the mean over the threads, an operation's that of its best round. It is processor
+time of the thread, which an operation without OpenMP threads has for itself: other programs may
+run. Rounds go through all operations before the next one begins.
 
 Throughput is that of a small mix of operations: two rotations, four products with a fresh constant
 and one square, roughly what a network spends its time on.
@@ -70,7 +71,7 @@ def measure_operations(
 
 
 def time_together(pool: ThreadPoolExecutor, tasks: Sequence[Task], known: float) -> float:
-    """Seconds of one task while all run at the same time, one on each thread of the pool.
+    """Processor seconds of a task while all run at the same time, one on each thread of the pool.
 
     `known` is about how long it takes, so that a short one is repeated; infinity: once.
     """
@@ -79,10 +80,10 @@ def time_together(pool: ThreadPoolExecutor, tasks: Sequence[Task], known: float)
 
     def run(task: Task) -> float:
         start.wait()
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(repeats):
             task()
-        return (time.perf_counter() - started) / repeats
+        return (time.thread_time() - started) / repeats
 
     return sum(pool.map(run, tasks)) / len(tasks)
 

@@ -24,6 +24,7 @@ from runtime.costs import (
 )
 from runtime.processor import processor_name, usable_cores
 from runtime.session import InferenceSession
+from tests.runtime.conftest import Files
 from tests.support import convolution_plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,3 +173,29 @@ def test_tuning_reads_the_choice_without_numpy(
         [sys.executable, "-c", SHOW], capture_output=True, text=True, cwd=ROOT, env=environment
     )
     assert (done.stdout, done.stderr) == (f"{threads}\n", "")
+
+
+def test_an_encrypted_run_takes_the_choice(made: Files, file: Path) -> None:
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    more = dataclasses.replace(COSTS, threads=usable_cores() + 1)
+    file.write_bytes(more.encode())
+    command = (sys.executable, "-m", "runtime.run", str(made.plan), "--input", str(made.inputs))
+    done = subprocess.run(
+        [*command, "--samples", "1", "--insecure-toy", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(ROOT), VARIABLE: str(file)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["threads"] == more.threads
+    assert "ignored" not in done.stderr
+    file.write_text("")
+    done = subprocess.run(
+        [*command, "--mode", "clear"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(ROOT), VARIABLE: str(file)},
+    )
+    assert done.returncode == 0 and done.stderr.count("[costs-ignored]") == 1
