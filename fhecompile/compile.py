@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fhecompile.ir.program import PassRecord, Program
     from fhecompile.plan import Plan
 
+LEAST_MEMORY = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class Compilation:
@@ -117,5 +119,9 @@ def _check_options(options: CompileOptions) -> None:
         wrong = f"security_bits is {options.security_bits}, allowed are 128, 192 and 256"
     elif n is not None and (n & (n - 1) or not 16 <= n <= rings[-1]):
         wrong = f"ring_dimension is {n}, allowed are powers of two from 16 to {rings[-1]}"
+    elif options.max_keys < 0:
+        wrong = f"max_keys is {options.max_keys}, allowed are 0 and more"
+    elif options.max_memory is not None and options.max_memory < LEAST_MEMORY:
+        wrong = f"max_memory is {options.max_memory} bytes, allowed are 1 MiB and more"
     if wrong:
         raise FheCompileError("option-value", wrong)

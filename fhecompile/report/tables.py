@@ -117,9 +117,15 @@ def field_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str
     ]
 
 
-def cost_warnings(plan: Plan) -> list[str]:
-    """What a user must know before trusting the plan."""
+def cost_warnings(plan: Plan, max_memory: int | None = None) -> list[str]:
+    """What a user must know before trusting the plan, and whether it takes more than allowed."""
     warnings = []
+    peak = plan.program.prediction.peak_bytes
+    if max_memory is not None and peak > max_memory:
+        warnings.append(
+            f"a run on one image is predicted to take {show_bytes(peak)}, more than the "
+            f"{show_bytes(max_memory)} of --max-memory; fewer rotation keys do not save enough"
+        )
     if plan.parameters.insecure:
         warnings.append("this plan is INSECURE: its ring is a toy, for tests only")
     if plan.program.calibration == "synthetic":

@@ -105,6 +105,23 @@ def test_explain_shows_every_pass_with_its_remarks(call: Call, model: Path) -> N
     assert row.split(maxsplit=3)[2:] == ["yes", "1 polynomials fused"]
 
 
+def test_keys_can_be_limited(call: Call, model: Path) -> None:
+    free = json.loads(call(model, *TOY, "--json").out)
+    fewer = json.loads(call(model, *TOY, "--json", "--max-keys", free["rotation_keys"] - 1).out)
+    assert fewer["rotation_keys"] == free["rotation_keys"] - 1
+    assert fewer["rotations"] >= free["rotations"]
+
+
+def test_memory_is_a_wish(call: Call, model: Path) -> None:
+    done = call(model, *TOY, "--max-memory", "100M")
+    assert done.code == 0
+    assert (
+        "more than the 100.0 MiB of --max-memory; fewer rotation keys do not save enough"
+        in done.err
+    )
+    assert "--max-memory" not in call(model, *TOY, "--max-memory", "2G").err
+
+
 def test_dynamic_shape_can_be_bound(call: Call, tmp_path: Path) -> None:
     path = write_model(tmp_path / "dynamic.onnx", ("n", 4))
     assert call(path, *TOY, "--input-shape", "x=1x4").code == 0

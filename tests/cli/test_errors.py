@@ -68,6 +68,9 @@ def test_too_deep_for_the_ring(call: Call, model: Path) -> None:
     [
         (["--ring-dimension", "1000"], "error: ring_dimension is 1000, allowed are powers of two "),
         (["--precision-bits", "0"], "error: precision_bits is 0, allowed are 1 to 40"),
+        (["--max-keys", "-1"], "error: max_keys is -1, allowed are 0 and more [option-value]\n"),
+        (["--max-memory", "6"], "error: max_memory is 6 bytes, allowed are 1 MiB and more [op"),
+        (["--max-memory", "six"], "Usage: fhecompile compile [OPTIONS] MODEL\n"),
         (["--passes", "polish"], "error: there is no pass polish [unknown-pass]\n  hint: the p"),
         (["--passes", "clean_graph"], "error: no pass of the pipeline gives a plan [pipeline-ord"),
         (["--passes", "a{"], "error: cannot read the pipeline at 'a{' [pipeline-syntax]\n"),
@@ -83,6 +86,22 @@ def test_wrong_options(call: Call, model: Path, arguments: list[str], text: str 
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(
         text or f"error: {model}: a shape is given for z, but the inputs are x [dynamic-shape]\n"
+    )
+    assert not model.with_suffix(".fheplan").exists()
+
+
+def test_no_size(call: Call, model: Path) -> None:
+    assert call(model, "--max-memory", "six").err.endswith(
+        "Error: Invalid value for '--max-memory': 'six' is no size like 800M or 6G\n"
+    )
+
+
+def test_too_few_keys(call: Call, model: Path) -> None:
+    done = call(model, "--ring-dimension", "256", "--insecure-toy", "--max-keys", "0")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: 0 rotation keys are too few, this network needs 1 [key-budget]\n"
+        "  hint: allow 1 with --max-keys, or more memory with --max-memory\n"
     )
     assert not model.with_suffix(".fheplan").exists()
 

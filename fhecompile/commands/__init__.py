@@ -1,0 +1,1 @@
+"""The commands of `fhecompile`, one file each; `fhecompile.cli` puts them together."""
