@@ -56,6 +56,7 @@ def compile_command(
     from fhecompile.plan.files import check_writable
     from fhecompile.plan.summary import describe_plan, summarise
     from fhecompile.report import tables
+    from fhecompile.report.explain import describe_explained, explain_plan
     from runtime.machine import usable_cores
 
     screen = Screen.start(as_json, verbose, quiet)
@@ -73,7 +74,7 @@ def compile_command(
     plan, threads = compilation.plan, usable_cores()
     summary = summarise(plan, threads=threads)
     if explain:
-        screen.show(tables.pass_table(compilation.records))
+        screen.show(tables.pass_table(compilation.records), *explain_plan(plan))
     screen.show(tables.rows_table(str(model), tables.cost_rows(plan, summary, threads)))
     warnings = tables.cost_warnings(plan, options.max_memory)
     for text in warnings:
@@ -84,6 +85,7 @@ def compile_command(
         {
             "output": str(target),
             **describe_plan(plan, summary, threads),
+            **describe_explained(plan),
             "passes": [asdict(record) for record in compilation.records],
             "warnings": warnings,
         }

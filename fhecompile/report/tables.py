@@ -158,14 +158,17 @@ def layer_rows(layers: Iterable[LayerSummary]) -> list[tuple[str, ...]]:
 
 def layer_table(layers: Iterable[LayerSummary]) -> Group:
     """One line per layer."""
-    return _table("layers", LAYER_HEADS[:3], LAYER_HEADS[3:], rows=layer_rows(layers))
+    return titled_table("layers", LAYER_HEADS[:3], LAYER_HEADS[3:], rows=layer_rows(layers))
+
+
+def openfhe_rows(plan: Plan) -> list[tuple[str, str]]:
+    """OpenFHE's setters and values."""
+    return [(name, str(value)) for name, value in openfhe_parameters(plan.parameters).items()]
 
 
 def openfhe_table(plan: Plan) -> Group:
     """OpenFHE's setters and values."""
-    values = openfhe_parameters(plan.parameters)
-    rows = [(name, str(value)) for name, value in values.items()]
-    return _table("OpenFHE parameters", ("setter", "value"), rows=rows)
+    return titled_table("OpenFHE parameters", ("setter", "value"), rows=openfhe_rows(plan))
 
 
 def rows_table(title: str, rows: Iterable[tuple[str, str]]) -> Group:
@@ -182,7 +185,7 @@ def pass_table(records: Iterable[PassRecord]) -> Group:
         (r.name, f"{r.seconds:.3f}", "yes" if r.modified else "", "\n".join(r.remarks))
         for r in records
     ]
-    return _table("passes", ("pass",), ("seconds",), ("changed", "remarks"), rows)
+    return titled_table("passes", ("pass",), ("seconds",), ("changed", "remarks"), rows)
 
 
 def budget_table(title: str, lines: Iterable[BudgetLine]) -> Group:
@@ -191,21 +194,21 @@ def budget_table(title: str, lines: Iterable[BudgetLine]) -> Group:
         (x.name, f"{x.value:g}", f"{x.budget:g}", f"{x.slack:g}", "" if x.kept else "BROKEN")
         for x in lines
     ]
-    return _table(title, ("limit",), ("value", "budget", "slack"), ("",), rows)
+    return titled_table(title, ("limit",), ("value", "budget", "slack"), ("",), rows)
 
 
 def path_table(title: str, path: Iterable[PathStep]) -> Group:
     """Layers that add depth, in order."""
     rows = [(str(step.depth), step.layer, step.op, step.source) for step in path]
-    return _table(title, (), ("depth",), ("layer", "op", "ONNX source"), rows)
+    return titled_table(title, (), ("depth",), ("layer", "op", "ONNX source"), rows)
 
 
 def pass_list_table(passes: Iterable[tuple[str, str, str]]) -> Group:
     """Names, options with defaults, and what the passes do."""
-    return _table("passes", ("pass", "options", "what it does"), rows=passes)
+    return titled_table("passes", ("pass", "options", "what it does"), rows=passes)
 
 
-def _table(
+def titled_table(
     title: str,
     left: Sequence[str],
     right: Sequence[str] = (),

@@ -80,6 +80,80 @@ def test_text_is_one_operation_per_line(call: Call, plan: Path) -> None:
     assert described["operations"] == lines
 
 
+def test_explain_shows_maps_and_layouts(call: Call, plan: Path) -> None:
+    lines = [line.split() for line in call("inspect", plan, "--explain").out.splitlines()]
+    start = lines.index(["linear", "maps"])
+    assert [line[:4] for line in lines[start + 3 : start + 5]] == [
+        ["hidden", "x", "real", "0"],
+        ["y", "active", "direct", "1"],
+    ]
+    start = lines.index(["layouts", "(=", "replica,", ".", "hole,", "*", "spill)"])
+    assert lines[start + 3][:14] == [
+        *("0", "n=1", "f=4", "100", "%"),
+        *("=", "=", "=", "=", "=", "|", "f1", "f0", "x"),
+    ]
+
+
+def test_explain_of_a_model_is_that_of_its_plan(call: Call, model: Path) -> None:
+    done = call(model, "--ring-dimension", "256", "--insecure-toy", "--explain")
+    path = model.with_suffix(".fheplan")
+    shown = call("inspect", path, "--explain").out
+    tables = shown[shown.index("linear maps") : shown.index("OpenFHE parameters")]
+    assert tables in done.out
+
+
+def test_maps_and_layouts_in_json(call: Call, plan: Path) -> None:
+    found = json.loads(call("inspect", plan, "--json").out)
+    assert [(m["layer"], m["source"], m["products"]) for m in found["maps"]] == [
+        ("hidden", "x", 4),
+        ("y", "active", 1),
+    ]
+    assert found["layouts"][1] == {
+        "shape": [1, 3],
+        "ciphertexts": 1,
+        "period": 4,
+        "spill": 0,
+        "filled": 0.75,
+        "picture": "= = = = = | f1 f0",
+        "layers": ["hidden", "active"],
+    }
+
+
+def test_operations_and_maps_exclude_each_other(call: Call, plan: Path) -> None:
+    done = call("inspect", plan, "--text", "--explain")
+    assert done.code == 2
+    assert done.err.endswith("Error: --text shows the operations alone: leave out --explain\n")
+
+
+def test_html(call: Call, plan: Path, tmp_path: Path) -> None:
+    page = tmp_path / "a.html"
+    done = call("inspect", plan, "--html", page)
+    assert done.code == 0 and done.out.endswith(f"written: {page}\n")
+    first = page.read_bytes()
+    described = call("inspect", plan, "--html", page, "--json")
+    assert json.loads(described.out)["maps"] and described.err == f"written: {page}\n"
+    assert page.read_bytes() == first
+    assert call("inspect", plan, "--html", page, "--text").out.startswith("# x (input)")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", plan.name]
+
+
+def test_html_errors(call: Call, plan: Path, tmp_path: Path) -> None:
+    before = plan.read_bytes()
+    assert call("inspect", plan, "--html", plan) == (
+        2,
+        "",
+        f"error: {plan}: that is the plan itself [cannot-write]\n"
+        "  hint: choose another place with --html\n",
+    )
+    assert call("inspect", plan, "--html", tmp_path) == (
+        2,
+        "",
+        f"error: {tmp_path}: cannot write there (that is a folder) [cannot-write]\n"
+        "  hint: choose another place with --html\n",
+    )
+    assert plan.read_bytes() == before
+
+
 def test_passes(call: Call) -> None:
     found = json.loads(call("passes", "--json").out)
     assert [entry["name"] for entry in found] == list(BUILT_IN)

@@ -1,0 +1,97 @@
+"""The numbers of linear maps, against the diagonals and the operations they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fhecompile.plan import Plan
+from fhecompile.plan.map_summary import layout_users, summarise_maps
+from fhecompile.plan.schema import Program
+from fhecompile.plan.summary import summarise
+from tests.plan.conftest import Arrays, Fields
+from tests.small import compile_small
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return compile_small(tmp_path_factory.mktemp("maps"))
+
+
+@pytest.fixture
+def by_hand(written: tuple[Fields, Arrays]) -> Plan:
+    fields, arrays = written
+    plan = Plan(msgspec.convert(fields, Program), arrays)
+    plan.validate()
+    return plan
+
+
+def test_counted_by_hand(by_hand: Plan) -> None:
+    # Diagonals 0 1 2 3 of one 4 x 4 map, in sums rotated by 0 (0, 1) and 2 (2, 3).
+    (found,) = summarise_maps(by_hand)
+    assert (found.layer, found.source, found.packing, found.copies) == ("x", "x", "real", 0)
+    assert (found.source_layout, found.target_layout) == (0, 0)
+    assert (found.inputs, found.outputs, found.offsets, found.products) == (1, 1, 4, 4)
+    assert (found.baby_steps, found.giant_steps) == (1, 1)
+    assert found.floor == 15 / (2 * 32)  # one of the 16 weights is zero
+    assert found.utilisation == found.floor / 4
+
+
+def test_a_map_nothing_reads(written: tuple[Fields, Arrays]) -> None:
+    fields, arrays = written
+    fields["maps"].append(fields["maps"][0])
+    plan = Plan(msgspec.convert(fields, Program), arrays)
+    plan.validate()
+    found = summarise_maps(plan)[1]
+    assert (found.source, found.products, found.baby_steps, found.utilisation) == ("", 0, 0, None)
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_maps_add_up_to_the_layers(name: str, request: pytest.FixtureRequest) -> None:
+    plan: Plan = request.getfixturevalue(name)
+    maps = summarise_maps(plan)
+    layers = {layer.layer: layer for layer in summarise(plan).layers}
+    for layer in layers.values():
+        own = [m for m in maps if m.layer == layer.layer]
+        if own:
+            assert sum(m.products for m in own) == layer.products
+            assert sum(m.floor for m in own) == pytest.approx(layer.floor)
+    for m, (_, diagonals) in zip(maps, plan.maps, strict=True):
+        assert m.products == len(diagonals) and m.offsets <= m.products
+
+
+def test_operands_are_named_by_the_layer_that_made_them(small: Plan) -> None:
+    assert [(m.layer, m.source) for m in summarise_maps(small)] == [
+        ("hidden", "x"),
+        ("y", "active"),
+    ]
+
+
+def test_layouts_know_their_layers(small: Plan) -> None:
+    assert layout_users(small) == [["x"], ["hidden", "active"], ["y", "y.output"]]
+
+
+def test_a_sum_of_all_slots_has_no_layout(written: tuple[Fields, Arrays]) -> None:
+    fields, arrays = written
+    counts: dict[str, Any] = {"low": 0.0, "high": 1.0, "multiply_accumulates": 4}
+    fields["layers"].append({"name": "sum", "source": "", "op": "affine", **counts})
+    fields["operations"] = [
+        fields["operations"][0],
+        ["rotate", [0], {"offset": 2}, 1],
+        ["add", [0, 1], {}, 1],
+        ["rotate", [2], {"offset": 1}, 1],
+        ["add", [2, 3], {}, 1],
+    ]
+    fields["outputs"] = []
+    plan = Plan(msgspec.convert(fields, Program), arrays)
+    assert layout_users(plan) == [["x"], [], [], []]
+
+
+def test_the_same_after_a_round_trip(small: Plan, tmp_path: Path) -> None:
+    small.save(tmp_path / "a.fheplan")
+    loaded = Plan.load(tmp_path / "a.fheplan")
+    assert summarise_maps(loaded) == summarise_maps(small)
+    assert layout_users(loaded) == layout_users(small)
