@@ -19,6 +19,7 @@ from fhecompile.commands.check_models import check_command
 from fhecompile.commands.compile_model import compile_command
 from fhecompile.commands.inspect_plan import inspect_command
 from fhecompile.commands.list_passes import passes_command
+from fhecompile.commands.tune_model import tune_command
 from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
 from fhecompile.version import __version__
 
@@ -64,7 +65,7 @@ def cli() -> None:
     """Compiles trained networks (ONNX) to programs over CKKS ciphertexts."""
 
 
-for _command in (compile_command, inspect_command, check_command, passes_command):
+for _command in (compile_command, inspect_command, check_command, tune_command, passes_command):
     cli.add_command(_command)
 
 

@@ -16,7 +16,7 @@ from fhecompile.options import CompileOptions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fhecompile.ir.program import PassRecord, Program
+    from fhecompile.ir.program import Pass, PassRecord, Program
     from fhecompile.plan import Plan
 
 LEAST_MEMORY = 1 << 20
@@ -63,17 +63,32 @@ def compile_model(
     options: CompileOptions,
 ) -> Compilation:
     """`compile` with the passes' records and the final program."""
+    from fhecompile.ir.program import PassManager
+    from fhecompile.plan import Plan
+
+    passes, program = start(model, calibration, options)
+    manager = PassManager(passes)
+    program = manager.run(program)
+    return Compilation(program.facts[Plan], manager.records, program)
+
+
+def start(
+    model: str | Path,
+    calibration: Mapping[str, NDArray[Any]] | NDArray[Any] | str | Path | None,
+    options: CompileOptions,
+) -> tuple[list[Pass], Program]:
+    """The passes that the options ask for, and the program that the first of them takes."""
     from fhecompile.frontend import import_model
     from fhecompile.frontend.calibration import load_calibration, synthetic_calibration
-    from fhecompile.ir.program import Facts, PassManager, Program
+    from fhecompile.ir.program import Facts, Program
     from fhecompile.pipeline import build_pipeline
     from fhecompile.plan import Plan
     from passes.emit_plan import ModelIdentity
     from passes.infer_ranges import Calibration
 
-    _check_options(options)
-    passes = PassManager(build_pipeline(options.passes))
-    if not any(Plan in p.gives for p in passes.passes):
+    check_options(options)
+    passes = build_pipeline(options.passes)
+    if not any(Plan in p.gives for p in passes):
         raise FheCompileError(
             "pipeline-order", "no pass of the pipeline gives a plan", hint="end it with emit_plan"
         )
@@ -89,8 +104,7 @@ def compile_model(
             Calibration(samples, synthetic=calibration is None),
         ]
     )
-    program = passes.run(Program(imported.graph, options, facts))
-    return Compilation(program.facts[Plan], passes.records, program)
+    return passes, Program(imported.graph, options, facts)
 
 
 def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> CompileOptions:
@@ -107,7 +121,8 @@ def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> Comp
     return replace(options or CompileOptions(), **changes)
 
 
-def _check_options(options: CompileOptions) -> None:
+def check_options(options: CompileOptions) -> None:
+    """Raises when a value is out of its range."""
     from fhecompile.ckks.parameters import MAX_LOG_QP
 
     rings = sorted({n for bounds in MAX_LOG_QP.values() for n in bounds})

@@ -53,19 +53,16 @@ def model_options(function: Function) -> Function:
     return function
 
 
-def read_options(
-    given: Mapping[str, Any], *, precision_bits: float, max_keys: int
-) -> tuple[str | None, CompileOptions]:
-    """The calibration data and the options of what `model_options` was given."""
+def read_options(given: Mapping[str, Any], **more: Any) -> tuple[str | None, CompileOptions]:
+    """The calibration data and the options of what `model_options` was given; `more` are fields."""
     options = CompileOptions(
-        precision_bits=precision_bits,
         security_bits=int(given["security"]),
         insecure_toy=given["insecure_toy"],
         ring_dimension=given["ring_dimension"],
-        max_keys=max_keys,
         max_memory=given["max_memory"],
         input_shapes=dict(map(_shape, given["input_shapes"])),
         passes=given["passes"],
+        **more,
     )
     return given["calibrate"], options
 

@@ -54,13 +54,13 @@ class Screen:
             click.echo(json.dumps(value, indent=2, allow_nan=False))
 
     @contextmanager
-    def working(self, text: str) -> Iterator[None]:
-        """A spinner on a terminal, nothing elsewhere."""
+    def working(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A spinner on a terminal, nothing elsewhere; gives what changes its text."""
         if self.quiet or not sys.stderr.isatty():
-            yield
+            yield lambda text: None
             return
-        with _console(sys.stderr).status(text):
-            yield
+        with _console(sys.stderr).status(text) as status:
+            yield status.update
 
 
 def _console(file: Any) -> Console:

@@ -1,0 +1,116 @@
+r"""Points of a tuning run, and which of them are worth having.
+
+A point p is dominated when another has an error, seconds, peak memory and rotation keys that are
+all no larger, and one of them smaller; of equal points the first is kept. The others are the
+Pareto front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group
+
+from fhecompile.report.tables import show_bytes, titled_table
+
+HEADS = (
+    "precision bits",
+    "max keys",
+    "error",
+    "primes",
+    "digits",
+    "ring",
+    "keys",
+    "key bytes",
+    "peak",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class TuneCost:
+    """Numbers of a plan: `error` and `output_range` as `PredictionInfo`, others as `PlanSummary`;
+    all but the keys and parameters are predicted."""
+
+    error: float
+    output_range: float
+    levels: int
+    digits: int
+    ring_dimension: int
+    rotation_keys: int
+    key_bytes: int
+    peak_bytes: int
+    seconds: float
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """What is to be small."""
+        return (self.error, self.seconds, self.peak_bytes, self.rotation_keys)
+
+
+@dataclass(frozen=True)
+class TunePoint:
+    """What was asked for, what it costs, and why it is not met (empty when it is)."""
+
+    precision_bits: float
+    max_keys: int
+    cost: TuneCost | None = None
+    reason: str = ""
+
+
+def pareto_front(points: Sequence[TunePoint]) -> list[bool]:
+    """Per point whether it is met and not dominated."""
+    found = []
+    for k, p in enumerate(points):
+        others = [(j, q.cost.objectives) for j, q in enumerate(points) if q.cost and not q.reason]
+        found.append(
+            p.cost is not None
+            and not p.reason
+            and not any(
+                _no_larger(other, p.cost.objectives) and (other != p.cost.objectives or j < k)
+                for j, other in others
+            )
+        )
+    return found
+
+
+def _no_larger(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def tune_rows(points: Sequence[TunePoint]) -> list[tuple[str, ...]]:
+    """The table's cells."""
+    rows: list[tuple[str, ...]] = []
+    for p, best in zip(points, pareto_front(points), strict=True):
+        c = p.cost
+        numbers = ("",) * 8
+        if c is not None:
+            numbers = (
+                f"{c.error:.1e}",
+                str(c.levels),
+                str(c.digits),
+                f"2^{c.ring_dimension.bit_length() - 1}",
+                str(c.rotation_keys),
+                show_bytes(c.key_bytes),
+                show_bytes(c.peak_bytes),
+                f"{c.seconds:.2f}",
+            )
+        note = p.reason or ("" if best else "dominated")
+        rows.append((f"{p.precision_bits:g}", str(p.max_keys), *numbers, "*" if best else "", note))
+    return rows
+
+
+def tune_table(model: str, points: Sequence[TunePoint], threads: int) -> Group:
+    """One line per point."""
+    ranges = [p.cost.output_range for p in points if p.cost]
+    outputs = f", outputs up to {ranges[0]:.3g}" if ranges else ""
+    title = f"{model}, {threads} thread{'s' * (threads != 1)}{outputs} (* Pareto front)"
+    return titled_table(title, (), HEADS, ("", "note"), tune_rows(points))
+
+
+def describe_points(points: Sequence[TunePoint]) -> list[dict[str, Any]]:
+    """The points as plain values for JSON."""
+    front = pareto_front(points)
+    return [{**asdict(p), "pareto": best} for p, best in zip(points, front, strict=True)]
