@@ -1,6 +1,7 @@
 r"""Compiles one model for many precisions and numbers of keys, to see what each costs.
 
-    frontend, passes before the parameters      once
+    frontend, passes before the parameters,
+    the errors that noise and rounding cause    once
     parameters, scales, layouts, slot graph     for every precision
     limit_keys and what follows                 for every precision and number of keys
 
@@ -47,6 +48,7 @@ def tune(
     """
     from fhecompile.ckks.parameters import Parameters
     from fhecompile.ir.program import PassManager
+    from passes.select_parameters import SelectParameters, measure_errors
 
     asked = [[replace(options, precision_bits=p, max_keys=k) for k in keys] for p in precisions]
     for wanted in (o for row in asked for o in row):
@@ -57,6 +59,8 @@ def tune(
     limited = next((k for k, p in enumerate(passes) if p.name == "limit_keys"), len(passes))
     limited = max(chosen, limited)
     program = PassManager(passes[:chosen]).run(program)
+    if isinstance(passes[chosen], SelectParameters):
+        program = program.having(measure_errors(program))
     for row in asked:
         placed: Program | FheCompileError
         try:

@@ -42,8 +42,12 @@ DIGIT_WORTH = 0.02
 
 
 @dataclass(frozen=True)
-class _Errors:
-    """A and B of the module docstring at the reference scales, and the outputs' magnitude."""
+class MeasuredErrors:
+    """A and B of the module docstring at the reference scales, and the outputs' magnitude.
+
+    They depend on the graph alone: who selects parameters for one graph many times stores them as a
+    fact before.
+    """
 
     constants: float
     noise: float
@@ -68,6 +72,14 @@ class _Errors:
         s = round((total + math.log2(noise / constants)) / 2)
         s = min(max(s, MIN_SCALE_BITS), total - MIN_SCALE_BITS)
         return float(s), float(total - s)
+
+
+def measure_errors(program: Program) -> MeasuredErrors:
+    """The two noisy evaluations; nothing when their result is a fact already."""
+    if MeasuredErrors in program.facts:
+        return program.facts[MeasuredErrors]
+    inputs = {k: v[:2] for k, v in program.facts[Calibration].inputs.items()}
+    return MeasuredErrors(*predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +108,7 @@ class SelectParameters(Pass):
         tried: list[str] = []
         imprecise = 0  # smallest ring dimension at which no scales are precise enough
         wanted = options.ring_dimension
-        inputs = {k: v[:2] for k, v in program.facts[Calibration].inputs.items()}
-        measured = _Errors(*predict_error(program.graph, inputs, *_Errors.REFERENCE))
+        measured = measure_errors(program)
         rings = [wanted] if wanted else sorted(MAX_LOG_QP[options.security_bits])
         best: tuple[float, Parameters, ScaleChoice] | None = None
         for n in rings:
@@ -150,7 +161,7 @@ class SelectParameters(Pass):
             return [replace(made[0], insecure=True)]
         return secure
 
-    def _too_imprecise(self, program: Program, n: int, measured: _Errors) -> FheCompileError:
+    def _too_imprecise(self, program: Program, n: int, measured: MeasuredErrors) -> FheCompileError:
         s, a = measured.best_split(n, 2 * self.prime_bits)
         reached = (measured.output_range or 1.0) / (PEAK_TO_RMS * measured.error(n, s, a))
         return FheCompileError(
@@ -161,7 +172,7 @@ class SelectParameters(Pass):
         )
 
     def _scales(
-        self, program: Program, n: int, measured: _Errors
+        self, program: Program, n: int, measured: MeasuredErrors
     ) -> tuple[ScaleChoice, int] | None:
         """The policy with the fewest primes that is precise enough, and that number of primes."""
         largest = program.facts[Ranges].largest
