@@ -118,7 +118,7 @@ class DiagonalMap:
         nothing = self.accumulators * inputs * k
         counts: NDArray[np.int64] = np.zeros(3 * nothing, np.int64)
         for term in self.linear_map.terms:
-            for piece in _pieces(term):
+            for piece in term_pieces(term):
                 base, out_slot, in_slot, _ = self._slots(piece, nothing, k)
                 key = base + ((in_slot - out_slot) & np.int32(k - 1))
                 if not np.all(piece.values):
@@ -179,7 +179,7 @@ class DiagonalMap:
         number *= period * 2
         flat: NDArray[np.float64] = np.zeros((len(wanted) + 1) * period * 2)
         for term in self.linear_map.terms:
-            for piece in _pieces(term):
+            for piece in term_pieces(term):
                 base, out_slot, in_slot, part = self._slots(piece, nothing, slots)
                 placing = self.normalised(in_slot - out_slot)
                 target = number[base + (placing.offset & np.int32(slots - 1))]
@@ -241,7 +241,7 @@ def normalised_rows(raw: NDArray[np.int64], dm: DiagonalMap) -> NDArray[np.int64
     return np.stack([rest >> 12, rest & 0xFFF, low - bias], axis=1)
 
 
-def _pieces(term: LinearTerm, limit: int = 1 << 19) -> Iterator[LinearTerm]:
+def term_pieces(term: LinearTerm, limit: int = 1 << 19) -> Iterator[LinearTerm]:
     """The term cut along its leading axes into pieces of at most about `limit` points.
 
     Every piece has out_index, in_index and values broadcastable to its own shape; small enough for
@@ -260,7 +260,7 @@ def _pieces(term: LinearTerm, limit: int = 1 << 19) -> Iterator[LinearTerm]:
             _taken(term.out_index, rows_wanted, axis),
             _taken(term.in_index, rows_wanted, axis),
         )
-        yield from _pieces(piece, limit)
+        yield from term_pieces(piece, limit)
 
 
 def _taken(array: NDArray[AnyScalar], rows: NDArray[np.int64], axis: int) -> NDArray[AnyScalar]:

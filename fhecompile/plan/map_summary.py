@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fhecompile.ckks.diagonals import DiagonalMap, term_pieces
 from fhecompile.plan.plan import Plan
 from fhecompile.plan.schema import MapInfo
 
@@ -56,7 +57,7 @@ def summarise_maps(plan: Plan) -> tuple[MapSummary, ...]:
             d = diagonals[number]
             babies.add((d.ciphertext, (d.offset - giant) % slots))
             giants.add((d.accumulator, giant % slots))
-        floor = dm.linear_map.multiply_accumulates() / (2 * slots)
+        floor = _multiply_accumulates(dm) / (2 * slots)
         products = len(use.products)
         found.append(
             MapSummary(
@@ -123,6 +124,12 @@ class _Use:
 
     products: list[tuple[int, int]] = field(default_factory=list)
     operand: int | None = None
+
+
+def _multiply_accumulates(dm: DiagonalMap) -> int:
+    """Non-zeros of a map, counted piece by piece: a plan's terms may be larger than memory."""
+    pieces = (piece for term in dm.linear_map.terms for piece in term_pieces(term))
+    return sum(piece.multiply_accumulates() for piece in pieces)
 
 
 def _uses(plan: Plan) -> list[_Use]:

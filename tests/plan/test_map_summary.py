@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+import models
+from fhecompile import compile
 from fhecompile.plan import Plan
 from fhecompile.plan.map_summary import layout_users, summarise_maps
 from fhecompile.plan.schema import Program
@@ -68,6 +72,34 @@ def test_operands_are_named_by_the_layer_that_made_them(small: Plan) -> None:
         ("hidden", "x"),
         ("y", "active"),
     ]
+
+
+def test_spilled_and_copied_operands(tmp_path: Path) -> None:
+    model = Path(models.__file__).parent / "digits_cnn.onnx"
+    plan = compile(model, calibration=model.with_name("digits_calibration.npz"))
+    maps, users = summarise_maps(plan), layout_users(plan)
+    assert any(m.copies for m in maps) and any(layout.spill for layout in plan.layouts)
+    assert sorted(name for names in users for name in names) == sorted(
+        layer.name for layer in plan.program.layers
+    )
+    for m in maps:
+        assert m.source in users[m.source_layout] and m.layer in users[m.target_layout]
+        assert m.source != m.layer
+
+
+def test_a_huge_map_is_counted_piece_by_piece(written: tuple[Fields, Arrays]) -> None:
+    fields, arrays = written
+    fields["maps"][0]["terms"] = [["weights", "rows", "columns"], ["many", "rows3", "columns3"]]
+    arrays["many"] = np.ones((1 << 18, 1, 1))
+    arrays |= {"rows3": arrays["rows"][None], "columns3": arrays["columns"][None]}
+    plan = Plan(msgspec.convert(fields, Program), arrays)
+    plan.validate()
+    tracemalloc.start()
+    (found,) = summarise_maps(plan)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.floor == (15 + 16 * (1 << 18)) / (2 * 32)
+    assert peak < 3 << 20
 
 
 def test_layouts_know_their_layers(small: Plan) -> None:
