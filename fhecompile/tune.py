@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.compile import check_options, start
 from fhecompile.errors import EXIT_BAD_INPUT, FheCompileError
 from fhecompile.options import CompileOptions
@@ -33,6 +34,7 @@ def tune(
     precisions: Sequence[float],
     keys: Sequence[int],
     threads: int = 1,
+    table: CostTable = BUILT_IN,
 ) -> Iterator[TunePoint]:
     """The points for all `precisions` and limits of `keys`, one after the other.
 
@@ -42,6 +44,7 @@ def tune(
         precisions: values of `precision_bits`.
         keys: values of `max_keys`.
         threads: threads the predicted seconds assume.
+        table: costs that they are predicted from.
 
     Raises:
         FheCompileError: the model, its data or an option is wrong.
@@ -68,11 +71,15 @@ def tune(
         except FheCompileError as error:
             placed = _unreachable(error)
         for wanted in row:
-            yield _point(wanted, placed, PassManager(passes[limited:]), threads)
+            yield _point(wanted, placed, PassManager(passes[limited:]), threads, table)
 
 
 def _point(
-    options: CompileOptions, placed: Program | FheCompileError, rest: PassManager, threads: int
+    options: CompileOptions,
+    placed: Program | FheCompileError,
+    rest: PassManager,
+    threads: int,
+    table: CostTable,
 ) -> TunePoint:
     """What a plan costs, or why there is none."""
     from fhecompile.plan import Plan
@@ -87,7 +94,7 @@ def _point(
     except FheCompileError as error:
         return replace(point, reason=_unreachable(error).reason)
     plan = program.facts[Plan]
-    summary, prediction = summarise(plan, 0, threads), plan.program.prediction
+    summary, prediction = summarise(plan, 0, threads, table), plan.program.prediction
     cost = TuneCost(
         error=prediction.error,
         output_range=prediction.output_range,

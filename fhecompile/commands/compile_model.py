@@ -57,7 +57,8 @@ def compile_command(
     from fhecompile.plan.summary import describe_plan, summarise
     from fhecompile.report import tables
     from fhecompile.report.explain import describe_explained, explain_plan
-    from runtime.machine import usable_cores
+    from runtime.costs import machine_table
+    from runtime.processor import usable_cores
 
     screen = Screen.start(as_json, verbose, quiet)
     target = output or model.with_suffix(".fheplan")
@@ -72,7 +73,7 @@ def compile_command(
     calibrate, options = read_options(given, precision_bits=precision_bits, max_keys=max_keys)
     compilation = compile_shown(screen, model, calibrate, options)
     plan, threads = compilation.plan, usable_cores()
-    summary = summarise(plan, threads=threads)
+    summary = summarise(plan, threads=threads, table=machine_table(screen.warn))
     if explain:
         screen.show(tables.pass_table(compilation.records), *explain_plan(plan))
     screen.show(tables.rows_table(str(model), tables.cost_rows(plan, summary, threads)))

@@ -38,7 +38,8 @@ def inspect_command(
     """Shows a plan's parameters, keys and cost per layer."""
     from fhecompile.plan import Plan
     from fhecompile.plan.summary import summarise
-    from runtime.machine import usable_cores
+    from runtime.costs import machine_table
+    from runtime.processor import usable_cores
 
     if as_text and explain:
         raise click.UsageError("--text shows the operations alone: leave out --explain")
@@ -49,7 +50,7 @@ def inspect_command(
     if as_text and not as_json and page is None:
         _show_operations(plan)
         return
-    summary = summarise(plan, plan_path.stat().st_size, threads)
+    summary = summarise(plan, plan_path.stat().st_size, threads, machine_table(screen.warn))
     if page is not None:
         from fhecompile.plan.files import write_atomically
         from fhecompile.report.html import html_report

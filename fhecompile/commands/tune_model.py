@@ -64,16 +64,24 @@ def tune_command(
     with screen.working(f"compiling {model}") as say:
         from fhecompile.report.tuning import describe_points, tune_table
         from fhecompile.tune import tune
-        from runtime.machine import usable_cores
+        from runtime.costs import machine_table
+        from runtime.processor import usable_cores
 
-        threads, points = usable_cores(), []
-        for point in tune(model, calibrate, options, precisions, keys, threads):
+        threads, points, table = usable_cores(), [], machine_table(screen.warn)
+        for point in tune(model, calibrate, options, precisions, keys, threads, table):
             points.append(point)
             say(f"compiling {model}: {len(points)} of {len(precisions) * len(keys)}")
-    screen.show(tune_table(str(model), points, threads))
+    screen.show(tune_table(str(model), points, threads, table.measured))
     if calibrate is None:
         screen.warn(
             "no calibration data was given: ranges and errors are those of uniform noise in "
             "[-1, 1]; give data like the network's inputs with --calibrate data.npz"
         )
-    screen.answer({"model": str(model), "threads": threads, "points": describe_points(points)})
+    screen.answer(
+        {
+            "model": str(model),
+            "threads": threads,
+            "measured_costs": table.measured,
+            "points": describe_points(points),
+        }
+    )

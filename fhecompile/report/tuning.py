@@ -102,11 +102,14 @@ def tune_rows(points: Sequence[TunePoint]) -> list[tuple[str, ...]]:
     return rows
 
 
-def tune_table(model: str, points: Sequence[TunePoint], threads: int) -> Group:
-    """One line per point."""
+def tune_table(
+    model: str, points: Sequence[TunePoint], threads: int, measured: bool = False
+) -> Group:
+    """One line per point; `measured` says whether seconds are from costs of this machine."""
     ranges = [p.cost.output_range for p in points if p.cost]
     outputs = f", outputs up to {ranges[0]:.3g}" if ranges else ""
-    title = f"{model}, {threads} thread{'s' * (threads != 1)}{outputs} (* Pareto front)"
+    costs = ", this machine's costs" if measured else ""
+    title = f"{model}, {threads} thread{'s' * (threads != 1)}{costs}{outputs} (* Pareto front)"
     return titled_table(title, (), HEADS, ("", "note"), tune_rows(points))
 
 

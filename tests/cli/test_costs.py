@@ -50,6 +50,14 @@ def test_the_plan_is_the_same_and_the_prediction_is_not(
     assert "threads, from this machine's costs" in text.out
 
 
+def test_tuning_predicts_by_them_too(call: Call, model: Path, costs: Path) -> None:
+    plan = call(model, *TOY, "-o", costs.with_name("a"), "--json", "-q")
+    tuned = call("tune", model, *TOY, "--precision-bits", "8", "--json")
+    found = json.loads(tuned.out)
+    assert found["measured_costs"] is True and "s, this machine's costs, outputs" in tuned.err
+    assert found["points"][0]["cost"]["seconds"] == pytest.approx(predicted(plan.out)[0])
+
+
 def test_a_corrupt_file_is_ignored_with_one_warning(call: Call, plan: Path, costs: Path) -> None:
     costs.write_text("{")
     done = call("inspect", plan, "--json")
