@@ -4,7 +4,8 @@ An operation of an image is ready when its operands are made; of the ready ones 
 plan's order runs first, of one operation the first image. This keeps the live set as small as the
 schedule intended and the images together, which share the constants. A value is freed after its
 last use. A thread that finds nothing ready does what the backend has to do ahead, one task at a
-time. The first error stops the run.
+time; when there is nothing either, the operations of the others may use its core. The first error
+stops the run.
 """
 
 from __future__ import annotations
@@ -33,13 +34,24 @@ Progress = Callable[[float], None]
 class Executor:
     """Executes one plan on one backend; may be used for many inputs, one after another.
 
-    `table` holds the costs that progress is judged by.
+    Args:
+        plan: the plan.
+        backend: what executes its operations.
+        threads: operations executed at the same time.
+        table: costs that progress is judged by.
+        wide: every operation may use several cores, whatever the other threads do.
     """
 
     def __init__(
-        self, plan: Plan, backend: Backend, threads: int, table: CostTable = BUILT_IN
+        self,
+        plan: Plan,
+        backend: Backend,
+        threads: int,
+        table: CostTable = BUILT_IN,
+        wide: bool = False,
     ) -> None:
         self.backend = backend
+        self.wide = wide
         self.threads = max(1, threads)
         self.nodes = operation_nodes(plan)
         self._one_run = threading.Lock()  # a backend is in one run at a time
@@ -100,11 +112,12 @@ class Executor:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """One operation of one image with its operands."""
+    """One operation of one image with its operands; `wide` if cores are free for it."""
 
     node: OperationNode
     image: int
     operands: list[Any]
+    wide: bool
 
 
 class _State:
@@ -126,6 +139,7 @@ class _State:
         self.outputs: list[dict[Part, Any]] = [{} for _ in images]
         self.left = len(nodes) * count
         self.done_weight, self.total_weight = 0.0, count * sum(executor.weights) or 1.0
+        self.idle = 0  # threads that wait for something to do
         self.error: BaseException | None = None
         self.condition = threading.Condition()
         self.execution = Execution(executor.threads, count)
@@ -156,15 +170,20 @@ class _State:
                 if self.ready:
                     number, image = heapq.heappop(self.ready)
                     node = self.executor.nodes[number]
-                    return _Step(node, image, [self.values[image][i] for i in node.inputs])
+                    wide = self.executor.wide or (self.idle > 0 and not self.ready)
+                    operands = [self.values[image][i] for i in node.inputs]
+                    return _Step(node, image, operands, wide)
                 ahead = self.executor.backend.claim_ahead()
                 if ahead is not None:
                     return ahead
+                self.idle += 1
                 self.condition.wait(IDLE_SECONDS)
+                self.idle -= 1
             return None
 
     def _run_ahead(self, task: AheadTask, thread: int) -> None:
         start = self._now()
+        self.executor.backend.spread(self.executor.wide)
         task.run()
         end = self._now()
         node = task.node
@@ -176,6 +195,7 @@ class _State:
     def _run_step(self, step: _Step, thread: int) -> None:
         node = step.node
         start = self._now()
+        self.executor.backend.spread(step.wide)
         value = self._value(step)
         end = self._now()
         step.operands.clear()  # or they would live on while this thread waits for its next task

@@ -44,6 +44,7 @@ class Server:
         memory: what `runtime.machine.share_memory` gave for this plan, where it also says how many
             constants to keep for later images; default: none, and what is free now.
         table: costs that progress is judged by.
+        wide: every operation may use several cores (`runtime.executor`).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Server:
         threads: int,
         memory: MemoryShares | None = None,
         table: CostTable = BUILT_IN,
+        wide: bool = False,
     ) -> None:
         check_keys(plan, context)
         self.memory = memory or share_memory(plan, keys_made=True)
@@ -61,7 +63,7 @@ class Server:
         self.backend = OpenfheBackend(
             plan, self.constants, context, self.memory.ahead, self.memory.cache
         )
-        self.executor = Executor(plan, self.backend, threads, table)
+        self.executor = Executor(plan, self.backend, threads, table, wide)
 
     def evaluate(
         self, inputs: Mapping[PartKey, Any], progress: Progress | None = None

@@ -106,6 +106,7 @@ class InferenceSession:
         if ignored:
             warnings.warn(ignored, CostsWarning, stacklevel=2)
         self._table = BUILT_IN if costs is None else costs.table
+        self._wide = threads is None and costs is not None and costs.openmp_threads > 1
         chosen = evaluation_threads(costs) if mode == "encrypt" else usable_cores()
         self.threads = threads or chosen
         self.ignore_range = ignore_range
@@ -218,7 +219,7 @@ class InferenceSession:
         memory = share_memory(self.plan, cache_constants, in_flight)
         started = time.perf_counter()
         self._client, context = Client.create(self.plan, self.threads)
-        self._server = Server(self.plan, context, self.threads, memory, self._table)
+        self._server = Server(self.plan, context, self.threads, memory, self._table, self._wide)
         self.timings.keygen = time.perf_counter() - started
 
     def _run_encrypted(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:

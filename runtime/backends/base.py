@@ -81,6 +81,9 @@ class Backend(ABC):
         self.constants.end()
         return InnerTimes()
 
+    def spread(self, wide: bool) -> None:  # noqa: B027  (numpy backends do not care)
+        """Whether what this thread executes next may use other cores as well."""
+
     def claim_ahead(self) -> AheadTask | None:
         """What a thread without an operation to execute may do now; each task is given once."""
         return None

@@ -29,6 +29,7 @@ from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
 from runtime.backends.base import AheadTask, Backend, OperationNode, operation_nodes
 from runtime.backends.encoder import ConstantEncoder, Vector, encode_vector
+from runtime.backends.openmp import allow_inner_threads
 from runtime.constants import ConstantStore
 from runtime.plaintexts import PlaintextInfo, PlaintextStore, list_plaintexts
 from runtime.trace import InnerTimes
@@ -184,7 +185,9 @@ def generate_keys(
             context.EvalMultKeyGen(pair.secretKey)
         indices = list(automorphism_indices(parameters, keys).values())
         tag = pair.secretKey.GetKeyTag()
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(
+            threads, initializer=allow_inner_threads, initargs=(False,)
+        ) as pool:
             # One key at a time, so that Ctrl-C need not wait for all of them.
             for made in pool.map(
                 lambda index: context.EvalAutomorphismKeyGen(pair.secretKey, [index]), indices
@@ -241,6 +244,9 @@ class OpenfheBackend(Backend):
     def end(self) -> InnerTimes:
         super().end()
         return self.plaintexts.end()
+
+    def spread(self, wide: bool) -> None:
+        allow_inner_threads(wide)
 
     def claim_ahead(self) -> AheadTask | None:
         info = self.plaintexts.claim()

@@ -322,3 +322,33 @@ def test_shares_of_the_time() -> None:
             "idle": 0.35,
         }
     )
+
+
+class SpreadRecorder(Recorder):
+    """Records for every operation whether it may use other cores."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, lambda _: None)
+        self.allowed = threading.local()
+        self.wide: list[bool] = []
+
+    def spread(self, wide: bool) -> None:
+        self.allowed.wide = wide
+
+    def execute(self, node: OperationNode, operands: Sequence[Any]) -> Value:
+        time.sleep(1e-3)  # long enough for the other threads to find nothing
+        self.wide.append(self.allowed.wide)
+        return super().execute(node, operands)
+
+
+@pytest.mark.parametrize(
+    ("threads", "wide", "expected"),
+    [(1, False, {False}), (1, True, {True}), (2, True, {True}), (8, False, {False, True})],
+)
+def test_an_operation_spreads_while_other_threads_wait(
+    threads: int, wide: bool, expected: set[bool]
+) -> None:
+    backend = SpreadRecorder(PLAN)
+    Executor(PLAN, backend, threads, wide=wide).run(INPUTS)
+    assert set(backend.wide) == expected or (threads == 8 and set(backend.wide) == {True})
+    assert backend.wide[-1] == (wide or threads > 1)  # a chain ends the plan
