@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
@@ -32,6 +29,7 @@ from runtime import InferenceSession
 from runtime.machine import parse_size, peak_bytes
 from runtime.measure import reference_rotation
 from runtime.processor import processor_name, usable_cores
+from runtime.tuning import tune_process
 
 
 def main() -> int:
@@ -134,4 +132,5 @@ def evaluate_imported(model: Path, name: str, image: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    tune_process()
     sys.exit(main())
