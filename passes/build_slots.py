@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks import linear_map
+from fhecompile.ckks.bsgs import signed_offset
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.slot_mask import mask_factor
@@ -204,7 +205,9 @@ class _Builder:
                 if key not in babies:
                     source = sources[d.ciphertext]
                     babies[key] = (
-                        self.emit("rotate", source, offset=_signed(baby, slots)) if baby else source
+                        self.emit("rotate", source, offset=signed_offset(baby, slots))
+                        if baby
+                        else source
                     )
                 terms.setdefault((d.accumulator, giant), []).append(
                     (babies[key], map_id, number, scale)
@@ -225,17 +228,17 @@ class _Builder:
                         maps=list(maps),
                         diagonals=list(numbers),
                         scales=list(scales),
-                        rotation=_signed(giant, slots),
+                        rotation=signed_offset(giant, slots),
                     )
                 )
-            offsets = [_signed(giant, slots) for giant in giants]
+            offsets = [signed_offset(giant, slots) for giant in giants]
             if offsets == [0]:
                 totals.append(dots[0])
             else:
                 totals.append(self.emit("rotate_sum", *dots, offsets=offsets))
         for offset in group.maps[0].sum_rotations():  # over replicas and spilled positions
             totals = [
-                self.emit("add", t, self.emit("rotate", t, offset=_signed(offset, slots)))
+                self.emit("add", t, self.emit("rotate", t, offset=signed_offset(offset, slots)))
                 for t in totals
             ]
         return totals
@@ -271,7 +274,9 @@ class _Builder:
         if dm.packing == "fold":
             folded = []
             for z in accumulators:
-                turned = self.emit("rotate", z, offset=_signed(dm.fold_distance, dm.source.slots))
+                turned = self.emit(
+                    "rotate", z, offset=signed_offset(dm.fold_distance, dm.source.slots)
+                )
                 w = self.emit("sub", z, self.emit("mul_i", turned))
                 folded.append(self.emit("add", w, self.emit("conjugate", w)))
             return folded
@@ -332,8 +337,3 @@ class _Builder:
     def _everywhere(self) -> Layout:
         slots = next(iter(self.layouts.values())).slots
         return Layout((1,), slots, 1, ())
-
-
-def _signed(offset: int, slots: int) -> int:
-    """The rotation offset in [-slots/2, slots/2)."""
-    return (offset + slots // 2) % slots - slots // 2

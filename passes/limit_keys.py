@@ -7,8 +7,9 @@ A key is worth what its rotations would cost without it. With r = s + t, both s 
     rotate_sum  a giant step rot_r v becomes rot_s (v_s + rot_t v), v_s the term of giant step s:
                 one division by P more; a term of its own if there is no giant step s
 
-Keys go one at a time, the cheapest first, until the budget of `max_keys` rotation keys (or of
-`max_memory`, from which the memory of one image is taken) holds. Keys that compositions need stay.
+Keys go one at a time, the cheapest first, until there are at most `max_keys` and all keys fit half
+of `max_memory`; the other half is for ciphertexts and constants, whose memory is known only later.
+Keys that compositions need stay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from fhecompile.ckks.bsgs import RotationCosts, rotation_costs
+from fhecompile.ckks.bsgs import RotationCosts, rotation_costs, signed_offset
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -159,8 +160,8 @@ class _Rewriter:
         if key not in self.rotated:
             pair = self.composed.get(offset % self.slots)
             if pair is not None:
-                value = self._rotate(node, value, self._signed(pair[0]))
-                offset = self._signed(pair[1])
+                value = self._rotate(node, value, signed_offset(pair[0], self.slots))
+                offset = signed_offset(pair[1], self.slots)
             self.rotated[key] = self.after.emit("rotate", (value,), node.layer, offset=offset)
         return self.rotated[key]
 
@@ -174,8 +175,8 @@ class _Rewriter:
                 terms[offset] = value
         for value, offset in pending:
             s, t = self.composed[offset]
-            outer = self._signed(s)
-            inner = self._rotate(node, value, self._signed(t))
+            outer = signed_offset(s, self.slots)
+            inner = self._rotate(node, value, signed_offset(t, self.slots))
             if outer in terms:
                 inner = self.after.emit("add", (terms[outer], inner), node.layer)
             terms[outer] = inner
@@ -183,6 +184,3 @@ class _Rewriter:
         return self.after.emit(
             "rotate_sum", tuple(terms[o] for o in offsets), node.layer, offsets=offsets
         )
-
-    def _signed(self, offset: int) -> int:
-        return (offset + self.slots // 2) % self.slots - self.slots // 2

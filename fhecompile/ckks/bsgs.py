@@ -11,6 +11,7 @@ can be normalised to (`fhecompile.ckks.diagonals`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,7 +86,21 @@ class Split:
 
     def giant(self, offset: int) -> int:
         """The part of an offset that rotates the sum, in [-slots/2, slots/2)."""
-        return (offset - self.baby(offset) + self.slots // 2) % self.slots - self.slots // 2
+        return signed_offset(offset - self.baby(offset), self.slots)
+
+
+def signed_offset(offset: int, slots: int) -> int:
+    """The rotation offset in [-slots/2, slots/2)."""
+    return (offset + slots // 2) % slots - slots // 2
+
+
+def ideal_seconds(products: float, costs: RotationCosts) -> float:
+    """Seconds of the baby and giant steps of the best split imaginable.
+
+    With b baby steps in each of n inputs and g giant steps in each of m accumulators,
+    b g = P / (n m), the seconds n b B + m g G are least when both terms are equal: 2 sqrt(P B G).
+    """
+    return 2 * math.sqrt(products * costs.baby * costs.giant)
 
 
 def choose_split(

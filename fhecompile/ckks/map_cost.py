@@ -1,13 +1,8 @@
 r"""What a linear map costs between two layouts, estimated quickly enough to compare thousands.
 
-The number of plaintext products P is exact but for zero weights (`fhecompile.ckks.offsets`). The
-rotations are those of an ideal baby-step giant-step split: with b baby steps in each of n inputs
-and g giant steps in each of m accumulators, b g = P / (n m), the seconds n b B + m g G are least
-when both terms are equal, and then
-
-    2 sqrt(P B G).
-
-`choose_split` finds the real split once the layouts are settled.
+The number of plaintext products is exact but for zero weights (`fhecompile.ckks.offsets`). The
+rotations are those of an ideal baby-step giant-step split (`ideal_seconds`); `choose_split` finds
+the real one once the layouts are settled.
 """
 
 from __future__ import annotations
@@ -19,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.ckks.bsgs import RotationCosts
+from fhecompile.ckks.bsgs import RotationCosts, ideal_seconds
 from fhecompile.ckks.diagonals import DiagonalMap, Packing, normalised_rows
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.linear_map import LinearMap
@@ -57,7 +52,7 @@ def estimate_map(
     turned = bool(np.any(raw[:, 2]))
     seconds = products * costs.product
     if turned:
-        seconds += 2 * math.sqrt(products * costs.baby * costs.giant)
+        seconds += ideal_seconds(products, costs)
         seconds += source.ciphertexts * costs.hoist + dm.accumulators * costs.down
     return MapCost(products, seconds)
 
