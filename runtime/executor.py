@@ -1,8 +1,10 @@
 """Runs a plan's operations on a thread pool, in dependency order, for one or several images.
 
 An operation of an image is ready when its operands are made; of the ready ones the first in the
-plan's order runs first, of one operation the first image. This keeps the live set as small as the
-schedule intended and the images together, which share the constants. A value is freed after its
+plan's order runs first. This keeps the live set as small as the schedule intended. Images go stage
+by stage, a stage being a run of operations: all of it is done for one image after the other before
+the next stage begins, so that images share constants that are dropped soon, and values are used
+while they are in the processor's cache. A value is freed after its
 last use. A thread that finds nothing ready does what the backend has to do ahead, one task at a
 time; when there is nothing either, the operations of the others may use its core. The first error
 stops the run.
@@ -40,6 +42,7 @@ class Executor:
         threads: operations executed at the same time.
         table: costs that progress is judged by.
         wide: every operation may use several cores, whatever the other threads do.
+        stages: the stage of every operation, in ascending order; default: each its own.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class Executor:
         threads: int,
         table: CostTable = BUILT_IN,
         wide: bool = False,
+        stages: Sequence[int] | None = None,
     ) -> None:
         self.backend = backend
         self.wide = wide
         self.threads = max(1, threads)
         self.nodes = operation_nodes(plan)
+        self.stages = range(len(self.nodes)) if stages is None else stages
         self._one_run = threading.Lock()  # a backend is in one run at a time
         self.users: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
@@ -133,7 +138,12 @@ class _State:
         nodes, count = executor.nodes, len(images)
         self.missing = [[len(dict.fromkeys(node.inputs)) for node in nodes] for _ in images]
         self.uses = [[len(users) for users in executor.users] for _ in images]
-        self.ready = [(n.number, image) for n in nodes if not n.inputs for image in range(count)]
+        self.ready = [
+            (executor.stages[n.number], image, n.number)
+            for n in nodes
+            if not n.inputs
+            for image in range(count)
+        ]
         heapq.heapify(self.ready)
         self.values: list[dict[int, Any]] = [{} for _ in images]
         self.outputs: list[dict[Part, Any]] = [{} for _ in images]
@@ -168,7 +178,7 @@ class _State:
         with self.condition:
             while self.left and self.error is None:
                 if self.ready:
-                    number, image = heapq.heappop(self.ready)
+                    _, image, number = heapq.heappop(self.ready)
                     node = self.executor.nodes[number]
                     wide = self.executor.wide or (self.idle > 0 and not self.ready)
                     operands = [self.values[image][i] for i in node.inputs]
@@ -231,7 +241,7 @@ class _State:
         for user in self.executor.users[node.number]:
             missing[user] -= 1
             if not missing[user]:
-                heapq.heappush(self.ready, (user, image))
+                heapq.heappush(self.ready, (self.executor.stages[user], image, user))
         self.left -= 1
         self.done_weight += self.executor.weights[node.number]
         self.condition.notify_all()

@@ -9,7 +9,7 @@ Encoding does not depend on ciphertexts, and it is most of the time of a plainte
     kept    the first plaintexts of the plan, up to `cache_bytes`, stay for later runs
 
 Plaintexts that an image has used and others still need are held even beyond `ahead_bytes`, where
-nothing is encoded ahead any more. There are few: images are at most some operations apart.
+nothing is encoded ahead any more. Images are at most a stage apart (`divide_stages`).
 """
 
 from __future__ import annotations
@@ -52,6 +52,20 @@ def list_plaintexts(plan: Plan) -> list[PlaintextInfo]:
         if info.op in OPERATIONS_WITH_CONSTANTS
         for term in range(len(info.inputs))
     ]
+
+
+def divide_stages(plan: Plan, stage_bytes: int) -> list[int]:
+    """A stage number per operation: runs of operations with that much of plaintexts, or one."""
+    sizes = [0] * len(plan.program.operations)
+    for info in list_plaintexts(plan):
+        sizes[info.operation] += info.bytes
+    stages, stage, filled = [], 0, 0
+    for size in sizes:
+        if filled and size and filled + size > stage_bytes:
+            stage, filled = stage + 1, 0
+        filled += size
+        stages.append(stage)
+    return stages
 
 
 class Encoder(Protocol):

@@ -13,6 +13,7 @@ from runtime.client import PartKey
 from runtime.constants import ConstantStore
 from runtime.executor import Executor, Progress
 from runtime.machine import MemoryShares, share_memory
+from runtime.plaintexts import divide_stages
 from runtime.trace import Execution
 
 
@@ -63,7 +64,8 @@ class Server:
         self.backend = OpenfheBackend(
             plan, self.constants, context, self.memory.ahead, self.memory.cache
         )
-        self.executor = Executor(plan, self.backend, threads, table, wide)
+        stages = divide_stages(plan, self.memory.ahead)
+        self.executor = Executor(plan, self.backend, threads, table, wide, stages)
 
     def evaluate(
         self, inputs: Mapping[PartKey, Any], progress: Progress | None = None

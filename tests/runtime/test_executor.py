@@ -217,6 +217,21 @@ def test_each_image_has_its_own_values(threads: int) -> None:
     assert not np.array_equal(alone[0][0, 0], alone[1][0, 0])
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_images_go_stage_by_stage(threads: int) -> None:
+    """No image is in a stage that another one has not come to yet; alone, one after the other."""
+    backend = Recorder(PLAN, lambda _: None)
+    stages = [k // 9 for k in range(len(PLAN.program.operations))]
+    executor = Executor(PLAN, backend, threads, stages=stages)
+    executor.run_images([INPUTS] * 3)
+    made = [number for number, _ in backend.made]
+    if threads == 1:
+        once = sorted(set(made))
+        parts = [[k for k in once if stages[k] == s] for s in sorted(set(stages))]
+        assert made == [k for part in parts for k in part * 3]
+    assert sorted(made) == sorted(3 * list(set(made)))
+
+
 def test_values_of_every_image_are_freed_after_their_last_use() -> None:
     last_use = {i: k for k, o in enumerate(PLAN.program.operations) for i in o.inputs}
     backend: Recorder

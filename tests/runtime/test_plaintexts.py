@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import weakref
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from runtime.plaintexts import PlaintextInfo, PlaintextStore, list_plaintexts
+from runtime.plaintexts import PlaintextInfo, PlaintextStore, divide_stages, list_plaintexts
 from runtime.trace import InnerTimes
 from tests.support import convolution_plan
 
@@ -273,3 +274,20 @@ def test_times_of_a_run() -> None:
     assert 0.05 <= store.end().encode < 0.2
     store.begin(1)
     assert store.end() == InnerTimes()
+
+
+def test_stages_are_runs_of_operations_that_fit() -> None:
+    plan = convolution_plan()
+    sizes = [0] * len(plan.program.operations)
+    for info in list_plaintexts(plan):
+        sizes[info.operation] += info.bytes
+    limit = 3 * max(sizes) // 2
+    stages = divide_stages(plan, limit)
+    assert stages == sorted(stages) and len(set(stages)) == stages[-1] + 1 > 2
+    filled = [sum(s for s, k in zip(sizes, stages, strict=True) if k == n) for n in set(stages)]
+    assert max(filled) <= limit
+    following = [a + b for a, b in itertools.pairwise(filled)]
+    assert min(following) > limit  # none ends before it must
+    assert set(divide_stages(plan, sum(sizes))) == {0}
+    alone = divide_stages(plan, 0)
+    assert len(set(alone)) == sum(map(bool, sizes))  # one operation with constants in each
