@@ -9,7 +9,8 @@ A key is worth what its rotations would cost without it. With r = s + t, both s 
 
 Keys go one at a time, the cheapest first, until there are at most `max_keys` and all keys fit half
 of `max_memory`; the other half is for ciphertexts and constants, whose memory is known only later.
-Keys that compositions need stay.
+Keys that compositions need stay until all others are gone; then one of them may be composed in
+turn, and what is composed of it takes one key switch more.
 """
 
 from __future__ import annotations
@@ -96,17 +97,19 @@ def _costs(
 
 def _compose(uses: dict[int, list[_Use]], slots: int, budget: int) -> dict[int, tuple[int, int]]:
     """Offset -> the two kept offsets it is composed of, until at most `budget` are kept."""
-    kept, pinned = set(uses), set[int]()
+    kept = set(uses)
+    dearer = dict.fromkeys(uses, 0.0)  # what composing a key costs those composed of it
     composed: dict[int, tuple[int, int]] = {}
     options = {r: _options(r, uses[r], kept, slots) for r in kept}
     while len(kept) > budget:
-        best: tuple[float, int, tuple[int, int]] | None = None
-        for r in sorted(kept - pinned):
+        best: tuple[tuple[bool, float], int, tuple[int, int]] | None = None
+        for r in sorted(kept):
             for cost, pair in options[r]:
-                if best is not None and cost >= best[0]:
+                rank = (dearer[r] > 0, cost + dearer[r])
+                if best is not None and rank >= best[0]:
                     break
                 if pair[0] in kept and pair[1] in kept:
-                    best = (cost, r, pair)
+                    best = (rank, r, pair)
                     break
         if best is None:
             raise FheCompileError(
@@ -117,7 +120,8 @@ def _compose(uses: dict[int, list[_Use]], slots: int, budget: int) -> dict[int, 
         _, r, pair = best
         kept.discard(r)
         composed[r] = pair
-        pinned |= set(pair)
+        for part in pair:
+            dearer[part] += dearer[r] + sum(use.far for use in uses[r])
     return composed
 
 
@@ -158,11 +162,12 @@ class _Rewriter:
     def _rotate(self, node: SlotNode, value: int, offset: int) -> int:
         key = (value, offset % self.slots)
         if key not in self.rotated:
-            pair = self.composed.get(offset % self.slots)
-            if pair is not None:
-                value = self._rotate(node, value, signed_offset(pair[0], self.slots))
-                offset = signed_offset(pair[1], self.slots)
-            self.rotated[key] = self.after.emit("rotate", (value,), node.layer, offset=offset)
+            made = value
+            for part in self.composed.get(offset % self.slots, ()):
+                made = self._rotate(node, made, signed_offset(part, self.slots))
+            if made == value:
+                made = self.after.emit("rotate", (value,), node.layer, offset=offset)
+            self.rotated[key] = made
         return self.rotated[key]
 
     def _rotate_sum(self, node: SlotNode, values: tuple[int, ...]) -> int:
@@ -175,6 +180,8 @@ class _Rewriter:
                 terms[offset] = value
         for value, offset in pending:
             s, t = self.composed[offset]
+            if s in self.composed:
+                s, t = 0, offset
             outer = signed_offset(s, self.slots)
             inner = self._rotate(node, value, signed_offset(t, self.slots))
             if outer in terms:
