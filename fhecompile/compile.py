@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fhecompile.plan import Plan
 
 LEAST_MEMORY = 1 << 20
+MOST_SAMPLES = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +135,8 @@ def check_options(options: CompileOptions) -> None:
         wrong = f"security_bits is {options.security_bits}, allowed are 128, 192 and 256"
     elif n is not None and (n & (n - 1) or not 16 <= n <= rings[-1]):
         wrong = f"ring_dimension is {n}, allowed are powers of two from 16 to {rings[-1]}"
+    elif not 1 <= options.batch <= MOST_SAMPLES:
+        wrong = f"batch is {options.batch}, allowed are 1 to {MOST_SAMPLES}"
     elif options.max_keys < 0:
         wrong = f"max_keys is {options.max_keys}, allowed are 0 and more"
     elif options.max_memory is not None and options.max_memory < LEAST_MEMORY:

@@ -16,6 +16,8 @@ class CompileOptions:
         security_bits: classical security of the parameters, 128, 192 or 256.
         insecure_toy: allow a ring too small for `security_bits`; the plan says so everywhere.
         ring_dimension: use this ring dimension instead of the smallest that fits.
+        batch: samples that share one set of ciphertexts; takes longer than one of them, but not as
+            many times.
         max_keys: rotation keys a plan may need; rare rotations are composed of others.
         max_memory: bytes a run on one image may take, if a plan can be found that does.
         input_shapes: shapes for inputs whose ONNX shape is dynamic.
@@ -26,6 +28,7 @@ class CompileOptions:
     security_bits: int = 128
     insecure_toy: bool = False
     ring_dimension: int | None = None
+    batch: int = 1
     max_keys: int = 64
     max_memory: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -3,8 +3,8 @@ r"""Places every tensor in slots: a search over the layouts of the whole network
 Values connected by elementwise operations share one layout; the linear maps that make them can
 produce any layout. `fhecompile.ir.placement` lists the layouts a value may take, given those before
 it; a map's cost between two layouts is predicted by `fhecompile.ckks.map_cost` at the map's level.
-Each layout of the input is followed down the network by a beam search of width `beam`, and the
-cheapest assignment of all is taken.
+Each layout of an input is followed down the network by a beam search of width `beam`, and the
+cheapest assignment of all is taken; of several inputs, one after the other.
 
 With every map comes the choice of the packing of its partial sums and of copies of its operands
 (see `fhecompile.ckks.diagonals`): a spilled value is cleared in its odd slots
@@ -149,21 +149,33 @@ class _Search:
         self.inputs = 0
 
     def run(self) -> _State:
-        """The cheapest assignment over all layouts of the first input."""
-        first, *others = self.graph
+        """The cheapest assignment over all layouts of one input after the other."""
+        choices = {n.name: self._candidates(n, _State()) for n in self.graph.inputs()}
+        self.inputs = sum(map(len, choices.values()))
+        given = {name: found[0] for name, found in choices.items()}
         best: _State | None = None
-        choices = self._candidates(first, _State())
-        self.inputs = len(choices)
-        for choice in choices:
-            states = [self._assigned(_State(), first, choice)]
-            for node in others:
-                states = self._advance(node, states)
-                if best is not None:  # seconds only grow
-                    states = [s for s in states if s.seconds < best.seconds]
-            best = min(states, key=lambda s: s.seconds, default=best)
+        for name, found in choices.items():
+            for layout in found if best is None else found[1:]:
+                state = self._place({**given, name: layout}, best)
+                if state is not None:
+                    best = state
+            if best is not None:
+                given[name] = best.layout[name]
         if best is None:
-            raise InternalError("no layout of the input was tried")
+            raise InternalError("no layout of the inputs was tried")
         return best
+
+    def _place(self, given: dict[str, Layout], best: _State | None) -> _State | None:
+        """The cheapest assignment for these layouts of the inputs, None if `best` is cheaper."""
+        states = [_State()]
+        for node in self.graph:
+            if isinstance(node, Input):
+                states = [self._assigned(state, node, given[node.name]) for state in states]
+            else:
+                states = self._advance(node, states)
+            if best is not None:  # seconds only grow
+                states = [s for s in states if s.seconds < best.seconds]
+        return min(states, key=lambda s: s.seconds, default=None)
 
     def _advance(self, node: Node, states: list[_State]) -> list[_State]:
         """All states after one more node, the cheapest `beam` of them.
@@ -193,8 +205,7 @@ class _Search:
 
     def _candidates(self, node: Node, state: _State) -> list[Layout]:
         if isinstance(node, Input):
-            found = input_layouts(self.graph, node, self.slots)
-            return found if not state.layout else found[:1]
+            return input_layouts(self.graph, node, self.slots)
         if not isinstance(node, Affine) or (is_product_free(node) and node.size > 1):
             return [state.layout[node.inputs[0]]]
         users = [u for name in self.classes[node.name] for u in self.graph.users()[name]]

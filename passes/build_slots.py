@@ -75,7 +75,8 @@ class _Builder:
         self.slots = SlotGraph(self.scales.policy.prime_bits)
         self.values: dict[str, list[int]] = {}
         self.copied: dict[tuple[int, int], int] = {}
-        self.inputs = {n.name: k for k, n in enumerate(self.graph.inputs())}
+        self.inputs = {name: k for k, name in enumerate(self.graph.given())}
+        self.input_parts = [0] * len(self.inputs)
         self.outputs = {n.name: k for k, n in enumerate(self.graph.outputs())}
 
     def lower(self, node: Node) -> None:
@@ -83,16 +84,7 @@ class _Builder:
         self.layer = node.name
         match node:
             case Input():
-                self.values[node.name] = [
-                    self.emit(
-                        "input",
-                        tensor=self.inputs[node.name],
-                        part=part,
-                        level=0,
-                        scale=float(self.scales.scale[node.name]),
-                    )
-                    for part in range(self.layouts[node.name].ciphertexts)
-                ]
+                self.values[node.name] = self._input(node)
             case Output():
                 for part, value in enumerate(self.values[node.inputs[0]]):
                     self.emit("output", value, tensor=self.outputs[node.name], part=part)
@@ -105,6 +97,16 @@ class _Builder:
                 self.values[node.name] = self._binary(node)
             case _:
                 raise InternalError(f"no lowering for {node.op}")
+
+    def _input(self, node: Input) -> list[int]:
+        tensor = self.inputs[node.given or node.name]
+        first = self.input_parts[tensor]
+        self.input_parts[tensor] += self.layouts[node.name].ciphertexts
+        scale = float(self.scales.scale[node.name])
+        return [
+            self.emit("input", tensor=tensor, part=part, level=0, scale=scale)
+            for part in range(first, self.input_parts[tensor])
+        ]
 
     # ------------------------------------------------------------------ helpers
 

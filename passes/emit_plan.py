@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import InternalError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.tensor import Affine, Node
+from fhecompile.ir.tensor import Affine, Input, Node, Output, Shape
 from fhecompile.plan import Plan, schema
 from fhecompile.version import __version__
 from passes.assign_layouts import Layouts
@@ -111,8 +112,8 @@ class _Emitter:
             schema.VectorInfo(self.array(np.asarray(v.values)), self.layout(v.layout))
             for v in graph.vectors
         )
-        inputs = tuple(self.tensor(n, n.name) for n in program.graph.inputs())
-        outputs = tuple(self.tensor(n, n.label) for n in program.graph.outputs())
+        inputs = tuple(self.input(name, views) for name, views in program.graph.given().items())
+        outputs = tuple(self.output(node) for node in program.graph.outputs())
         identity = facts[ModelIdentity]
         return Plan(
             schema.Program(
@@ -130,6 +131,7 @@ class _Emitter:
                     security_bits=parameters.security_bits,
                     insecure=parameters.insecure,
                 ),
+                batch=program.options.batch,
                 inputs=inputs,
                 outputs=outputs,
                 layouts=tuple(
@@ -174,15 +176,32 @@ class _Emitter:
             macs,
         )
 
-    def tensor(self, node: Node, name: str) -> schema.TensorInfo:
+    def input(self, name: str, nodes: Sequence[Input]) -> schema.InputInfo:
         ranges = self.program.facts[Ranges]
-        return schema.TensorInfo(
-            name,
-            node.shape,
-            self.layout(self.program.facts[Layouts].layout[node.name]),
-            ranges.low[node.name],
-            ranges.high[node.name],
+        views = tuple(
+            schema.ViewInfo(
+                self.layout_of(node),
+                "" if node.elements is None else self.array(node.elements.ravel()),
+            )
+            for node in nodes
         )
+        low = min(ranges.low[node.name] for node in nodes)
+        high = max(ranges.high[node.name] for node in nodes)
+        shape = nodes[0].given_shape or nodes[0].shape
+        return schema.InputInfo(name, self.of_sample(shape), views, low, high)
+
+    def output(self, node: Output) -> schema.OutputInfo:
+        ranges = self.program.facts[Ranges]
+        low, high = ranges.low[node.name], ranges.high[node.name]
+        shape = self.of_sample(node.shape)
+        return schema.OutputInfo(node.label, shape, self.layout_of(node), low, high)
+
+    def of_sample(self, shape: Shape) -> Shape:
+        """The shape of one sample of a batch."""
+        return shape[1:] if self.program.options.batch > 1 else shape
+
+    def layout_of(self, node: Node) -> int:
+        return self.layout(self.program.facts[Layouts].layout[node.name])
 
     def layout(self, layout: Layout) -> int:
         return self.layouts.setdefault(str(layout), (len(self.layouts), layout))[0]

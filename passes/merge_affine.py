@@ -28,7 +28,7 @@ class MergeAffine(Pass):
     """See the module docstring."""
 
     growth: float = 4.0
-    allowance: int = 1 << 23
+    allowance: int = 3 << 22
 
     def run(self, program: Program) -> PassResult:
         graph = program.graph

@@ -14,10 +14,17 @@ colours are candidates. A group of equally coloured nodes is packed when
 
 Groups that break a rule are dropped until none does; groups without any non-linearity behind them
 stay as they are, as there is nothing to gain.
+
+Layouts give an axis a power of two of places. Where the branches do not fit one ciphertext, their
+number is therefore cut into powers of two, 9 = 8 + 1, each packed by itself: a single branch leaves
+slots for copies, which save products, where nine in sixteen places would leave seven empty. What
+the client encrypts is then cut as well: each part reads the crops of its own branches, side by
+side (`Input.elements`), where these do not overlap much.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
@@ -27,9 +34,22 @@ from numpy.typing import NDArray
 from fhecompile.ckks import linear_map
 from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    Shape,
+    TensorGraph,
+)
 
 Group = tuple[str, ...]
+
+MOST_SLOTS = 1 << 15  # of one ciphertext, in the largest ring
+MOST_OVERLAP = 1.5  # elements that crops read, each counted, to those that are different
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,10 @@ class PackBranches(Pass):
         if not groups:
             return PassResult(program, False)
         branches = max(len(g) for g in groups)
-        packed = _rewrite(graph, groups)
+        parts = _cut(graph, groups)
+        if parts != groups:
+            graph = _crop_inputs(graph, parts)
+        packed = _rewrite(graph, [part for part in parts if len(part) > 1])
         remark = f"{len(groups)} groups of up to {branches} isomorphic nodes packed"
         return PassResult(replace(program, graph=packed), True, (remark,))
 
@@ -95,6 +118,24 @@ def _packable_groups(graph: TensorGraph) -> list[Group]:
     return groups
 
 
+def _cut(graph: TensorGraph, groups: list[Group]) -> list[Group]:
+    """The groups cut into powers of two where a number of branches is none and they are large.
+
+    All groups of that number are cut alike, whatever their size, as they read each other.
+    """
+    large = {len(g) for g in groups if len(g) * graph[g[0]].size > MOST_SLOTS}
+    parts: list[Group] = []
+    for group in groups:
+        start = 0
+        for bit in reversed(range(len(group).bit_length())) if len(group) in large else ():
+            if len(group) >> bit & 1:
+                parts.append(group[start : start + (1 << bit)])
+                start += 1 << bit
+        if start == 0:
+            parts.append(group)
+    return parts
+
+
 def _operand_order(node: Node, member: dict[str, tuple[Group, int]]) -> tuple[int, ...]:
     """Sort key that puts the readers of branch b at position b."""
     return tuple(member[name][1] if name in member else 0 for name in node.inputs)
@@ -136,6 +177,58 @@ def _rewrite(graph: TensorGraph, groups: list[Group]) -> TensorGraph:
         else:
             nodes.append(node)
     return TensorGraph(graph.name, {}).rebuilt(nodes)
+
+
+def _crop_inputs(graph: TensorGraph, parts: list[Group]) -> TensorGraph:
+    """The graph with an input of its own for every part that reads crops of a given tensor."""
+    crops: dict[str, dict[Group, list[NDArray[np.int32]]]] = {}
+    for part in parts:
+        source = {name for member in part for name in graph[member].inputs}
+        if len(source) != 1 or not isinstance(given := graph[source.pop()], Input):
+            continue
+        members = [node for node in map(graph.__getitem__, part) if isinstance(node, Affine)]
+        found = [_crop(node.maps[0], given.shape) for node in members]
+        boxes = [crop for crop in found if crop is not None]
+        if len(boxes) == len(part) and len({crop.shape for crop in boxes}) == 1:
+            crops.setdefault(given.name, {})[part] = boxes
+    nodes = dict(graph.nodes)
+    for name, of_part in crops.items():
+        read = np.concatenate([crop.ravel() for boxes in of_part.values() for crop in boxes])
+        if read.size > MOST_OVERLAP * np.unique(read).size:
+            continue
+        for part, boxes in of_part.items():
+            elements = np.stack(boxes) if len(part) > 1 else boxes[0]
+            made = _input_of(graph[name], f"{name}.{part[0]}", elements)
+            nodes[made.name] = made
+            for b, (member, crop) in enumerate(zip(part, boxes, strict=True)):
+                table = np.full(graph[name].size, -1)
+                table[crop.ravel()] = np.arange(crop.size) + b * crop.size
+                node = graph[member]
+                assert isinstance(node, Affine)
+                own = linear_map.relabel_inputs(node.maps[0], table, elements.size)
+                nodes[member] = replace(node, inputs=(made.name,), maps=(own,))
+    read_names = {name for node in nodes.values() for name in node.inputs}
+    return graph.rebuilt(n for n in nodes.values() if n.name not in crops or n.name in read_names)
+
+
+def _input_of(given: Node, name: str, elements: NDArray[np.int32]) -> Input:
+    return Input(
+        name=name,
+        shape=elements.shape,
+        source=given.source,
+        given=given.name,
+        given_shape=given.shape,
+        elements=elements,
+    )
+
+
+def _crop(m: LinearMap, shape: Shape) -> NDArray[np.int32] | None:
+    """The box of elements a map reads, None if what it reads is no box."""
+    read = np.unique(m.coordinates()[1])
+    axes = [np.unique(axis) for axis in np.unravel_index(read, shape)]
+    if math.prod(map(len, axes)) != read.size:
+        return None
+    return read.reshape([len(axis) for axis in axes]).astype(np.int32)
 
 
 def _packed_name(group: Group) -> str:

@@ -30,16 +30,20 @@ class Client:
         return Client(plan, secret), server
 
     def encrypt(self, inputs: Mapping[int, FloatArray]) -> dict[PartKey, Any]:
-        """Ciphertexts by (tensor, part) of one sample; inputs by tensor number, of its shape."""
+        """Ciphertexts by (tensor, part) of a batch.
+
+        Inputs by tensor number, (batch, *shape); one sample may leave a batch of 1 out.
+        """
         scales = input_scales(self.plan)
         encrypted = {}
         for number, value in inputs.items():
-            for part, vector in enumerate(pack_input(self.plan, number, value)):
+            shape = (self.plan.program.batch, *self.plan.program.inputs[number].shape)
+            for part, vector in enumerate(pack_input(self.plan, number, value.reshape(shape))):
                 encrypted[number, part] = self.secret.encrypt(vector, scales[number, part])
         return encrypted
 
     def decrypt(self, outputs: Mapping[PartKey, Any]) -> list[FloatArray]:
-        """The output tensors, in the plan's order, from ciphertexts by (tensor, part)."""
+        """Outputs (batch, *shape), in the plan's order, from ciphertexts by (tensor, part)."""
         scales = output_scales(self.plan)
         slots = {
             key: self.secret.decrypt(ciphertext, scales[key]) for key, ciphertext in outputs.items()
@@ -48,11 +52,16 @@ class Client:
 
 
 def pack_input(plan: Plan, number: int, value: FloatArray) -> NDArray[Any]:
-    """Slot vectors (..., ciphertexts, slots) of an input tensor (..., *shape)."""
+    """Slot vectors (..., ciphertexts, slots) of batches (..., batch, *shape) of an input."""
     info = plan.program.inputs[number]
-    layout = plan.layouts[info.layout]  # of the input's elements, maybe in another shape
-    lead = value.shape[: value.ndim - len(info.shape)]
-    return layout.pack(value.reshape(*lead, *layout.shape))
+    lead = value.shape[: value.ndim - len(info.shape) - 1]
+    flat = value.reshape(*lead, -1)
+    parts = []
+    for view in info.views:
+        layout = plan.layouts[view.layout]  # of the view's elements, maybe in another shape
+        chosen = flat[..., plan.arrays[view.elements]] if view.elements else flat
+        parts.append(layout.pack(chosen.reshape(*lead, *layout.shape)))
+    return np.concatenate(parts, axis=-2)
 
 
 def input_scales(plan: Plan) -> dict[PartKey, float]:
@@ -76,12 +85,12 @@ def output_scales(plan: Plan) -> dict[PartKey, float]:
 def assemble_outputs(
     plan: Plan, slots: Mapping[PartKey, NDArray[np.complex128]]
 ) -> list[FloatArray]:
-    """Output tensors from slot vectors (..., slots) by (tensor, part)."""
+    """Outputs (..., batch, *shape) from slot vectors (..., slots) by (tensor, part)."""
     tensors = []
     for number, info in enumerate(plan.program.outputs):
         layout = plan.layouts[info.layout]
         parts = [slots[number, part] for part in range(layout.ciphertexts)]
         values = layout.unpack(np.stack(parts, axis=-2))
         lead = values.shape[: values.ndim - len(layout.shape)]
-        tensors.append(values.reshape(*lead, *info.shape))
+        tensors.append(values.reshape(*lead, plan.program.batch, *info.shape))
     return tensors

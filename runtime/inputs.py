@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.files import split_array_name
-from fhecompile.plan.schema import TensorInfo
+from fhecompile.plan.schema import InputInfo, OutputInfo
 
 RANGE_MARGIN = 1.5
 
@@ -147,7 +147,7 @@ def check_outputs(plan: Plan, outputs: Sequence[NDArray[Any]]) -> None:
             warnings.warn(f"{text}; results may be wrong", CalibrationWarning, stacklevel=3)
 
 
-def _leaves_range(kind: str, info: TensorInfo, value: NDArray[Any]) -> str:
+def _leaves_range(kind: str, info: InputInfo | OutputInfo, value: NDArray[Any]) -> str:
     """What to say of values far outside the calibrated range; empty when they are not."""
     middle, half = (info.low + info.high) / 2, (info.high - info.low) / 2
     reach = float(np.abs(value - middle).max(initial=0.0))

@@ -150,10 +150,13 @@ class InferenceSession:
         tensors = check_inputs(self.plan, feeds, self.ignore_range)
         self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
         self.timings.executions = []
+        batches = [_batches(x, self.plan.program.batch) for x in tensors]
         if self.mode == "encrypt":
-            outputs = self._run_encrypted(tensors)
+            outputs = self._run_encrypted(batches)
         else:
-            outputs = self._run_numpy(tensors)
+            outputs = self._run_numpy(batches)
+        count = len(tensors[0]) if tensors else 1
+        outputs = [y.reshape(-1, *y.shape[2:])[:count] for y in outputs]
         check_outputs(self.plan, outputs)
         single = all(
             np.shape(feeds[t.name]) == t.shape or is_unbatched(np.shape(feeds[t.name]), t.shape)
@@ -191,6 +194,7 @@ class InferenceSession:
         self._executor = Executor(self.plan, self._backend, self.threads, self._table)
 
     def _run_numpy(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """Outputs (batches, batch, *shape) for inputs of such shapes."""
         from runtime.backends.simulate import SimulateBackend
 
         started = time.perf_counter()
@@ -223,6 +227,7 @@ class InferenceSession:
         self.timings.keygen = time.perf_counter() - started
 
     def _run_encrypted(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """See `_run_numpy`."""
         samples = list(zip(*tensors, strict=True))
         together = self._server.memory.in_flight
         outputs: list[list[NDArray[np.float64]]] = []
@@ -236,7 +241,7 @@ class InferenceSession:
     def _run_together(
         self, samples: Sequence[Sample], progress: Progress | None
     ) -> list[list[NDArray[np.float64]]]:
-        """Outputs of samples evaluated at the same time."""
+        """Outputs of batches evaluated at the same time."""
         t0 = time.perf_counter()
         ciphertexts = [self._client.encrypt(dict(enumerate(sample))) for sample in samples]
         t1 = time.perf_counter()
@@ -249,6 +254,13 @@ class InferenceSession:
         self.timings.decrypt += t3 - t2
         self.timings.executions.append(execution)
         return decrypted
+
+
+def _batches(samples: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Samples (n, *shape) as (ceil(n / count), count, *shape), the last one as often as needed."""
+    missing = -len(samples) % count
+    filled = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
+    return filled.reshape(-1, count, *samples.shape[1:])
 
 
 def part_of(progress: Progress | None, done: int, count: int, total: int) -> Progress | None:

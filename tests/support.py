@@ -103,7 +103,8 @@ class Network:
 def random_inputs(graph: TensorGraph, samples: int = 3, seed: int = 0) -> dict[str, FloatArray]:
     """Uniform in [-1, 1], of shape (samples, *shape) by input name."""
     random = np.random.default_rng(seed)
-    return {n.name: random.uniform(-1.0, 1.0, (samples, *n.shape)) for n in graph.inputs()}
+    shapes = {name: nodes[0].given_shape or nodes[0].shape for name, nodes in graph.given().items()}
+    return {name: random.uniform(-1.0, 1.0, (samples, *s)) for name, s in shapes.items()}
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -157,7 +158,8 @@ def run_slots(
         scales = input_scales(plan)
         slots = {}
         for number, info in enumerate(plan.program.inputs):
-            packed = pack_input(plan, number, inputs[info.name]).astype(np.complex128)
+            samples = inputs[info.name].reshape(-1, plan.program.batch, *info.shape)
+            packed = pack_input(plan, number, samples).astype(np.complex128)
             for part in range(packed.shape[-2]):
                 vector = packed[..., part, :]
                 if isinstance(backend, SimulateBackend):
@@ -169,7 +171,9 @@ def run_slots(
     if not noise:
         check_output_slots(plan, outputs)
     tensors = assemble_outputs(plan, outputs)
-    return {t.name: x for t, x in zip(plan.program.outputs, tensors, strict=True)}
+    return {
+        t.name: x.reshape(-1, *t.shape) for t, x in zip(plan.program.outputs, tensors, strict=True)
+    }
 
 
 def check_output_slots(plan: Plan, outputs: Mapping[tuple[int, int], NDArray[Any]]) -> None:

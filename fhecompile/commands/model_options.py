@@ -23,6 +23,14 @@ def model_options(function: Function) -> Function:
             help="Samples like the network's inputs: .npy, .npz, or file.npz:array.",
         ),
         click.option(
+            "--batch",
+            type=int,
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Samples that share one set of ciphertexts: more of them per second.",
+        ),
+        click.option(
             "--max-memory",
             callback=_size,
             metavar="SIZE",
@@ -59,6 +67,7 @@ def read_options(given: Mapping[str, Any], **more: Any) -> tuple[str | None, Com
         security_bits=int(given["security"]),
         insecure_toy=given["insecure_toy"],
         ring_dimension=given["ring_dimension"],
+        batch=given["batch"],
         max_memory=given["max_memory"],
         input_shapes=dict(map(_shape, given["input_shapes"])),
         passes=given["passes"],

@@ -33,8 +33,7 @@ def walk(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple
     values: dict[str, FloatArray] = {}
     for node in graph:
         if isinstance(node, Input):
-            value = np.asarray(inputs[node.name], np.float64)
-            value = value.reshape(value.shape[0], *node.shape)
+            value = node.read(inputs)
         else:
             value = apply_node(node, [values[name] for name in node.inputs])
         values[node.name] = value

@@ -85,8 +85,7 @@ def _evaluate_noisy(
     for node in graph:
         operands = [values[name] for name in node.inputs]
         if isinstance(node, Input):
-            value = np.asarray(inputs[node.name], np.float64)
-            value = value.reshape(value.shape[0], *node.shape)
+            value = node.read(inputs)
         else:
             value = apply_node(node, operands)
         match node:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.layout import Digit, Layout, Place, next_power_of_two
-from fhecompile.ir.relations import Relation, relations
+from fhecompile.ir.relations import Relation, keeps_apart, relations
 from fhecompile.ir.tensor import Affine, Input, Shape, TensorGraph
 
 MAX_CHOICES = 12  # of free bits for one value
@@ -57,10 +57,12 @@ def input_layouts(graph: TensorGraph, node: Input, slots: int) -> list[Layout]:
 def _input_digits(graph: TensorGraph, node: Input) -> tuple[list[Digit], list[Digit]]:
     """Digits of the axes the first map follows: (those of branches, those inside a branch)."""
     found: list[Relation] = []
+    apart: set[int] = set()
     for user in graph.users()[node.name]:
         if isinstance(user, Affine):
-            k = user.inputs.index(node.name)
-            found = relations(user.maps[k], user.shape, node.shape)
+            m = user.maps[user.inputs.index(node.name)]
+            found = relations(m, user.shape, node.shape)
+            apart = {r.in_axis for r in found if keeps_apart(m, r, user.shape, node.shape)}
             if found:
                 break
     coarse: list[Digit] = []
@@ -75,7 +77,7 @@ def _input_digits(graph: TensorGraph, node: Input) -> tuple[list[Digit], list[Di
                 bounds.append(step)
         for low, high in pairwise([*bounds, node.shape[axis]]):
             digit = Digit(axis, low, math.ceil(high / low), "slot", 0)
-            (fine if low == 1 else coarse).append(digit)
+            (coarse if low > 1 or axis in apart else fine).append(digit)
     return coarse, fine
 
 

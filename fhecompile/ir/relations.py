@@ -43,6 +43,14 @@ def relations(m: LinearMap, out_shape: Shape, in_shape: Shape) -> list[Relation]
     return []
 
 
+def keeps_apart(m: LinearMap, relation: Relation, out_shape: Shape, in_shape: Shape) -> bool:
+    """Whether the map is block diagonal: both indices are equal along the relation's axes."""
+    out, inn, _ = m.coordinates()
+    a = np.unravel_index(out, out_shape)[relation.out_axis]
+    b = np.unravel_index(inn, in_shape)[relation.in_axis]
+    return bool(np.array_equal(a, b))
+
+
 def _term_relations(term: LinearTerm, out_shape: Shape, in_shape: Shape) -> list[Relation]:
     found = []
     for axis in range(len(term.shape)):

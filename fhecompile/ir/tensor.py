@@ -17,7 +17,7 @@ neighbours, and 0 for x + c; mul 1; add 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -59,7 +59,24 @@ class Node:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Input(Node):
-    """A tensor the client encrypts."""
+    """A tensor the client encrypts: one the user gives, or chosen elements of it.
+
+    Args:
+        given: name of the tensor the user gives; empty: the node's.
+        given_shape: its shape; empty: the node's.
+        elements: which of its elements in row-major order, of the node's shape; None: all.
+    """
+
+    given: str = ""
+    given_shape: Shape = ()
+    elements: NDArray[np.int32] | None = None
+
+    def read(self, inputs: Mapping[str, FloatArray]) -> FloatArray:
+        """The value (samples, *shape), of tensors the user gives, (samples, ...) each."""
+        value = np.asarray(inputs[self.given or self.name], np.float64)
+        if self.elements is not None:
+            value = value.reshape(len(value), -1)[:, self.elements]
+        return value.reshape(len(value), *self.shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,6 +151,13 @@ class TensorGraph:
     def inputs(self) -> list[Input]:
         """The input nodes, in order."""
         return [n for n in self if isinstance(n, Input)]
+
+    def given(self) -> dict[str, list[Input]]:
+        """The input nodes by the tensor the user gives, in order."""
+        found: dict[str, list[Input]] = {}
+        for node in self.inputs():
+            found.setdefault(node.given or node.name, []).append(node)
+        return found
 
     def outputs(self) -> list[Output]:
         """The output nodes, in order."""
@@ -244,6 +268,15 @@ def verify(graph: TensorGraph) -> None:
         seen.add(name)
 
 
+def _bad_elements(node: Input) -> str:
+    if node.elements is None:
+        return ""
+    fits = node.elements.min(initial=0) >= 0 and (
+        node.elements.max(initial=-1) < math.prod(node.given_shape)
+    )
+    return "" if fits and node.elements.shape == node.shape else "has elements that do not fit"
+
+
 def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
     for operand in node.inputs:
         if operand not in seen:
@@ -251,7 +284,7 @@ def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
     shapes = [graph[o].shape for o in node.inputs]
     match node:
         case Input():
-            return "has operands" if node.inputs else ""
+            return "has operands" if node.inputs else _bad_elements(node)
         case Affine():
             if len(node.maps) != len(node.inputs) or not node.maps:
                 return f"has {len(node.maps)} maps for {len(node.inputs)} operands"

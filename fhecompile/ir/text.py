@@ -145,6 +145,9 @@ class _Printer:
             case Affine():
                 maps = [f"map{k}={self.linear_map(m)}" for k, m in enumerate(node.maps)]
                 return [*maps, f"bias={self.array(node.bias)}"]
+            case Input() if node.elements is not None:
+                of = [f"given={json.dumps(node.given)}", f"shape={_shape_text(node.given_shape)}"]
+                return [*of, f"elements={self.array(node.elements)}"]
             case Poly():
                 return [f"coefficients={self.array(node.coefficients)}"]
             case Output():
@@ -268,6 +271,13 @@ def _tensor_attributes(line: Line, op: str) -> tuple[type[Node], dict[str, Any]]
         case "output":
             line.expect("{", "label", "=")
             attributes = {"label": line.string()}
+        case "input" if line.accept("{"):
+            line.expect("given", "=")
+            attributes = {"given": line.string()}
+            line.expect(",", "shape", "=")
+            attributes["given_shape"] = line.shape()
+            line.expect(",", "elements", "=")
+            attributes["elements"] = line.array()
         case "input" | "mul" | "add":
             pass
         case _:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fhecompile.ckks.diagonals import DiagonalMap, term_pieces
 from fhecompile.plan.plan import Plan
 from fhecompile.plan.schema import MapInfo
@@ -96,7 +98,9 @@ def layout_users(plan: Plan) -> list[list[str]]:
         operands = [layouts[i] for i in info.inputs]
         found = None if None in operands or not operands else operands[0]
         if info.op == "input":
-            found = program.inputs[attributes["tensor"]].layout
+            numbers = [view.layout for view in program.inputs[attributes["tensor"]].views]
+            counts = [plan.layouts[number].ciphertexts for number in numbers]
+            found = int(np.repeat(numbers, counts)[attributes["part"]])
         elif info.op == "output":
             found = program.outputs[attributes["tensor"]].layout
         elif info.op == "dot_plain":

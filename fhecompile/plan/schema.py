@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,8 +48,31 @@ class LayoutInfo(Struct, frozen=True):
     spill: int
 
 
-class TensorInfo(Struct, frozen=True):
-    """An input or output of the network. `low` and `high` are its calibrated range."""
+class ViewInfo(Struct, frozen=True, array_like=True):
+    """What a client encrypts of an input: all its elements, in row-major order, or a choice.
+
+    `elements` names the array of the chosen ones, or is empty. Elements are those of a batch.
+    """
+
+    layout: int
+    elements: str
+
+
+class InputInfo(Struct, frozen=True):
+    """An input of the network, in the shape of one sample; its parts are those of all views.
+
+    `low` and `high` are its calibrated range.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    views: tuple[ViewInfo, ...]
+    low: float
+    high: float
+
+
+class OutputInfo(Struct, frozen=True):
+    """An output, in the shape of one sample; its layout is of a batch. See `InputInfo`."""
 
     name: str
     shape: tuple[int, ...]
@@ -133,8 +156,9 @@ class Program(Struct, frozen=True):
     model_sha256: str
     calibration: Literal["given", "synthetic"]
     parameters: ParametersInfo
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    batch: int
+    inputs: tuple[InputInfo, ...]
+    outputs: tuple[OutputInfo, ...]
     layouts: tuple[LayoutInfo, ...]
     keys: KeysInfo
     maps: tuple[MapInfo, ...]

@@ -46,7 +46,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """See the module docstring; `seconds` is the predicted time of one evaluation.
+    """See the module docstring; `seconds` is the predicted time of a batch.
 
     `measured` says whether it is from costs measured on this machine or from the built-in ones.
     """
@@ -65,6 +65,7 @@ class PlanSummary:
     plaintext_mults: int
     slot_utilisation: float
     plan_bytes: int
+    batch: int
     seconds: float
     measured: bool
     layers: tuple[LayerSummary, ...]
@@ -102,6 +103,7 @@ def summarise(
         plaintext_mults=_products(operations),
         slot_utilisation=sum(layer.floor for layer in linear) / products if products else 0.0,
         plan_bytes=len(plan.encode()) if plan_bytes is None else plan_bytes,
+        batch=plan.program.batch,
         seconds=sum(layer.seconds for layer in layers),
         measured=table.measured,
         layers=layers,

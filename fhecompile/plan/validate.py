@@ -22,11 +22,12 @@ from fhecompile.errors import InternalError
 from fhecompile.plan.container import Arrays
 from fhecompile.plan.schema import (
     FORMAT_VERSION,
+    InputInfo,
     LayoutInfo,
     MapInfo,
     OperationInfo,
+    OutputInfo,
     Program,
-    TensorInfo,
     VectorInfo,
 )
 
@@ -56,8 +57,11 @@ def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[
     layouts = make_layouts(program)
     for number, layout in enumerate(layouts):
         _check_positions(f"layout {number}", layout)
-    _check_tensors("input", program.inputs, layouts)
-    _check_tensors("output", program.outputs, layouts)
+    if program.batch < 1:
+        raise ValueError(f"its batch is of {program.batch} samples")
+    _check_tensors("input", program.inputs)
+    _check_tensors("output", program.outputs)
+    _check_ends(program, layouts, arrays)
     for number, vector in enumerate(program.vectors):
         _check_vector(f"vector {number}", vector, layouts, arrays)
     for number, linear_map in enumerate(program.maps):
@@ -145,18 +149,36 @@ def _check_positions(name: str, layout: Layout) -> None:
         raise ValueError(f"{name} has digits that together reach past their place")
 
 
-def _check_tensors(kind: str, tensors: Sequence[TensorInfo], layouts: Sequence[Layout]) -> None:
+def _check_tensors(kind: str, tensors: Sequence[InputInfo] | Sequence[OutputInfo]) -> None:
     names = [tensor.name for tensor in tensors]
     for tensor in tensors:
         name = f"{kind} {tensor.name}"
         if names.count(tensor.name) > 1:
             raise ValueError(f"there are two {kind}s {tensor.name}")
         _check_shape(name, tensor.shape)
-        _index(tensor.layout, layouts, f"layout of {name}")
-        if math.prod(tensor.shape) != layouts[tensor.layout].size:
-            raise ValueError(f"{name} does not have the shape of its layout")
         if not tensor.low <= tensor.high:
             raise ValueError(f"{name} has the range {tensor.low:g} to {tensor.high:g}")
+
+
+def _check_ends(program: Program, layouts: Sequence[Layout], arrays: Arrays) -> None:
+    """Layouts of outputs, layouts and elements of inputs."""
+    for tensor in program.outputs:
+        name = f"output {tensor.name}"
+        _index(tensor.layout, layouts, f"layout of {name}")
+        if program.batch * math.prod(tensor.shape) != layouts[tensor.layout].size:
+            raise ValueError(f"{name} does not have the shape of its layout")
+    for given in program.inputs:
+        name, size = f"input {given.name}", program.batch * math.prod(given.shape)
+        for view in given.views:
+            _index(view.layout, layouts, f"layout of {name}")
+            count = size
+            if view.elements:
+                elements = _array(arrays, view.elements, np.int32)
+                count = elements.size
+                if elements.ndim != 1 or np.any((elements < 0) | (elements >= size)):
+                    raise ValueError(f"{name} has a view of elements it does not have")
+            if count != layouts[view.layout].size:
+                raise ValueError(f"{name} does not have the shape of its layout")
 
 
 def _check_vector(name: str, info: VectorInfo, layouts: Sequence[Layout], arrays: Arrays) -> None:
@@ -246,12 +268,20 @@ class _Operations:
     def check(self) -> list[ValueType]:
         for number, info in enumerate(self.program.operations):
             self._check_operation(f"operation {number} ({info.op})", number, info)
-        for kind, tensors in (("input", self.program.inputs), ("output", self.program.outputs)):
-            for number, tensor in enumerate(tensors):
-                for part in range(self.layouts[tensor.layout].ciphertexts):
-                    if (number, part) not in self.parts[kind]:
-                        raise ValueError(f"no operation is part {part} of {kind} {tensor.name}")
+        self._check_parts("input", self.program.inputs)
+        self._check_parts("output", self.program.outputs)
         return self.types
+
+    def _check_parts(self, kind: str, tensors: Sequence[InputInfo | OutputInfo]) -> None:
+        for number, tensor in enumerate(tensors):
+            for part in range(self._parts(tensor)):
+                if (number, part) not in self.parts[kind]:
+                    raise ValueError(f"no operation is part {part} of {kind} {tensor.name}")
+
+    def _parts(self, tensor: InputInfo | OutputInfo) -> int:
+        if isinstance(tensor, InputInfo):
+            return sum(self.layouts[view.layout].ciphertexts for view in tensor.views)
+        return self.layouts[tensor.layout].ciphertexts
 
     def _check_operation(self, place: str, number: int, info: OperationInfo) -> None:
         program = self.program
@@ -279,7 +309,7 @@ class _Operations:
         elif info.op in ("mul_plain", "add_plain"):
             vector = info.attributes["vector"]
             _index(vector, program.vectors, f"vector of {place}")
-            self._check_part(place, info, program.vectors[vector].layout)
+            self._check_part(place, info, self.layouts[program.vectors[vector].layout].ciphertexts)
         elif info.op in ("input", "output"):
             self._check_end(place, info)
         self.types.append(found)
@@ -313,7 +343,7 @@ class _Operations:
         a = info.attributes
         tensors = self.program.inputs if info.op == "input" else self.program.outputs
         _index(a["tensor"], tensors, f"tensor of {place}")
-        self._check_part(place, info, tensors[a["tensor"]].layout)
+        self._check_part(place, info, self._parts(tensors[a["tensor"]]))
         key = (a["tensor"], a["part"])
         if key in self.parts[info.op]:
             raise ValueError(f"{place} is part {key[1]} of tensor {key[0]} a second time")
@@ -321,8 +351,8 @@ class _Operations:
         if a.get("level"):
             raise ValueError(f"{place} is at level {a['level']}, fresh ciphertexts are at level 0")
 
-    def _check_part(self, place: str, info: OperationInfo, layout: int) -> None:
-        part, count = info.attributes["part"], self.layouts[layout].ciphertexts
+    def _check_part(self, place: str, info: OperationInfo, count: int) -> None:
+        part = info.attributes["part"]
         if not 0 <= part < count:
             raise ValueError(f"{place} names part {part} of {count}")
 

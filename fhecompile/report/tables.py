@@ -86,7 +86,9 @@ def cost_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str,
         ),
         (
             "evaluate",
-            f"{show_seconds(summary.seconds)} on {threads} thread{'s' * (threads != 1)}, predicted"
+            f"{show_seconds(summary.seconds)} on {threads} thread{'s' * (threads != 1)}"
+            + (f" for {summary.batch} samples" if summary.batch > 1 else "")
+            + ", predicted"
             + (" from this machine's costs" if summary.measured else ""),
         ),
         ("plan", show_bytes(summary.plan_bytes)),

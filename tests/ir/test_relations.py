@@ -16,7 +16,7 @@ from fhecompile.ckks.linear_map import (
     selection,
     stack,
 )
-from fhecompile.ir.relations import Relation, relations
+from fhecompile.ir.relations import Relation, keeps_apart, relations
 
 
 def convolution(
@@ -135,3 +135,15 @@ def test_the_first_term_with_relations_counts() -> None:
     matrix = dense(np.ones((m.out_size, m.in_size)))
     both = LinearMap((*matrix.terms, *m.terms), m.out_size, m.in_size)
     assert relations(both, out_shape, in_shape) == relations(m, out_shape, in_shape)
+
+
+def test_what_a_map_keeps_apart() -> None:
+    """Branches side by side are; rows and columns of a window are not, of one pixel they are."""
+    conv, out_shape, in_shape = convolution(2, 4, 6, 3, 1, 1)
+    branches = stack([conv] * 3, shared_input=False)
+    found = relations(branches, (3, *out_shape), (3, *in_shape))
+    apart = {r.in_axis: keeps_apart(branches, r, (3, *out_shape), (3, *in_shape)) for r in found}
+    assert apart == {0: True, 2: False, 3: False}
+    pixel, out_shape, in_shape = convolution(2, 4, 6, 1, 1, 0)
+    found = relations(pixel, out_shape, in_shape)
+    assert [keeps_apart(pixel, r, out_shape, in_shape) for r in found] == [True, True]

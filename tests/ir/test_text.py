@@ -63,6 +63,11 @@ def tensor_graph() -> TensorGraph:
     graph.add(Mul(name="gate", inputs=("square", "dense"), shape=(1, 3)))
     graph.add(Add(name="sum", inputs=("gate", "gate"), shape=(1, 3)))
     graph.add(Output(name="sum.output", inputs=("sum",), shape=(3,), label="scores"))
+    chosen = np.array([[5, 0, 6]], np.int32)
+    graph.add(
+        Input(name="image.5", shape=(1, 3), given="wide", given_shape=(1, 9), elements=chosen)
+    )
+    graph.add(Output(name="five", inputs=("image.5",), shape=(1, 3), label="five"))
     tensor.verify(graph)
     return graph
 

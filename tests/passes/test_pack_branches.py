@@ -54,6 +54,45 @@ def test_patches_cut_by_slices() -> None:
     assert_same_function(imported, after, random_inputs(imported), bits=40)
 
 
+def patches(count: int, size: int, overlap: int = 0) -> TensorGraph:
+    """Branches that read size x size patches of an image side by side."""
+    random = np.random.default_rng(0)
+    net = Network(x=(1, 1, size, count * (size - overlap) + overlap))
+    total = ""
+    for k in range(count):
+        ends = np.array([k * (size - overlap) + size])
+        patch = net.op("Slice", "x", np.array([k * (size - overlap)]), ends, np.array([3]))
+        conv = net.op("Conv", patch, random.normal(size=(4, 1, 3, 3)), pads=[1] * 4)
+        mean = net.op("GlobalAveragePool", net.op("Mul", conv, conv))
+        total = net.op("Add", total, mean) if total else mean
+    return run_passes(net.graph(total), "merge_affine").graph
+
+
+def test_many_large_branches_are_cut_into_powers_of_two() -> None:
+    after = pack(patches(7, 40))  # 7 * 4 * 40 * 40 elements: more than one ciphertext
+    assert [(n.name, n.shape) for n in after.inputs()] == [
+        ("x.conv1", (4, 1, 1, 40, 40)),
+        ("x.conv20", (2, 1, 1, 40, 40)),
+        ("x.conv30", (1, 1, 40, 40)),
+    ]
+    assert list(after.given()) == ["x"]
+    shapes = [node.shape for node in of_kind(after, Poly)]
+    assert shapes == [(4, 1, 4, 40, 40), (2, 1, 4, 40, 40), (1, 4, 40, 40)]
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 30), (4, 60)])
+def test_branches_that_fit_or_are_a_power_of_two_are_not_cut(count: int, size: int) -> None:
+    after = pack(patches(count, size))
+    assert [n.name for n in after.inputs()] == ["x"]
+    assert [node.shape[0] for node in of_kind(after, Poly)] == [count]
+
+
+def test_patches_that_overlap_much_stay_one_input() -> None:
+    after = pack(patches(7, 40, overlap=30))
+    assert [n.name for n in after.inputs()] == ["x"]
+    assert [node.shape[0] for node in of_kind(after, Poly)] == [4, 2, 1]
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (1, 3, 2, 0)])
 def test_order_of_branches_is_one_throughout(order: tuple[int, ...]) -> None:
     b = branches(order)

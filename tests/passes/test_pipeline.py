@@ -112,7 +112,7 @@ def test_unknown_option() -> None:
     ("option", "value", "default"),
     [
         ("merge_affine{growth=much}", "much", "growth of the pass merge_affine|4.0"),
-        ("merge_affine{allowance=1.5}", "1.5", "allowance of the pass merge_affine|8388608"),
+        ("merge_affine{allowance=1.5}", "1.5", "allowance of the pass merge_affine|12582912"),
         ("assign_layouts{complex=1}", "1", "complex of the pass assign_layouts|True"),
         ("assign_layouts{complex}", "", "complex of the pass assign_layouts|True"),
     ],
@@ -163,6 +163,6 @@ def test_every_pass_is_described() -> None:
     described = {d.name: d for d in describe_passes()}
     assert list(described) == pass_names()
     assert pass_names()[: len(BUILT_IN)] == list(BUILT_IN)
-    assert described["merge_affine"].options_text == "{growth=4.0;allowance=8388608}"
+    assert described["merge_affine"].options_text == "{growth=4.0;allowance=12582912}"
     assert described["clean_graph"].options_text == ""
     assert all(d.text for d in described.values())

@@ -70,7 +70,7 @@ def written() -> tuple[Fields, Arrays]:
         "diagonals": np.array([[0, 0, y] for y in range(4)], np.int32),
         "bias": np.ones((1, 4)),
     }
-    tensor = {"shape": [1, 4], "layout": 0, "low": -1.0, "high": 1.0}
+    ends = {"shape": [1, 4], "low": -1.0, "high": 1.0}
     counts = {"low": 0.0, "high": 1.0, "multiply_accumulates": 0}
     pair = {"maps": [0, 0], "scales": [20.0, 20.0]}
     fields: Fields = {
@@ -88,8 +88,9 @@ def written() -> tuple[Fields, Arrays]:
             "security_bits": 128,
             "insecure": True,
         },
-        "inputs": [{"name": "x", **tensor}],
-        "outputs": [{"name": "y", **tensor}],
+        "batch": 1,
+        "inputs": [{"name": "x", "views": [[0, ""]], **ends}],
+        "outputs": [{"name": "y", "layout": 0, **ends}],
         "layouts": [
             {"shape": [1, 4], "period": 4, "digits": [[1, 1, 4, "slot", 1]], "spill": 0},
             {

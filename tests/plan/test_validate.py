@@ -55,7 +55,7 @@ def array(name: str, value: Any) -> Change:
     """The change of an array; None removes it."""
 
     def change(_: Fields, arrays: Arrays) -> None:
-        arrays.pop(name)
+        arrays.pop(name, None)
         if value is not None:
             arrays[name] = np.array(value)
 
@@ -121,7 +121,22 @@ PARAMETERS: list[tuple[Change, str]] = [
 ]
 
 TENSORS: list[tuple[Change, str]] = [
-    (at("inputs.0.layout", 4), "the layout of input x is number 4 of 4"),
+    (at("inputs.0.views.0.0", 4), "the layout of input x is number 4 of 4"),
+    (at("inputs.0.views.0.1", "rows"), "input x has a view of elements it does not have"),
+    (
+        all_of(array("chosen", np.int32([0, 4, 1, 1])), at("inputs.0.views.0.1", "chosen")),
+        "input x has a view of elements it does not have",
+    ),
+    (
+        all_of(array("chosen", np.int32([0, -1, 1, 1])), at("inputs.0.views.0.1", "chosen")),
+        "input x has a view of elements it does not have",
+    ),
+    (
+        all_of(array("chosen", np.int32([0, 1, 1])), at("inputs.0.views.0.1", "chosen")),
+        "input x does not have the shape of its layout",
+    ),
+    (at("batch", 0), "its batch is of 0 samples"),
+    (at("batch", 2), "output y does not have the shape of its layout"),
     (at("outputs.0.layout", -1), "the layout of output y is number -1 of 4"),
     (at("inputs.0.shape", [1, 5]), "input x does not have the shape of its layout"),
     (at("inputs.0.shape", [-1, -4]), "input x has the shape -1x-4"),

@@ -40,7 +40,7 @@ def parties() -> Iterator[tuple[Client, Server]]:
 
 def error_of(client: Client, server: Server) -> float:
     outputs, _ = server.evaluate(client.encrypt({0: IMAGE}))
-    return relative_error(client.decrypt(outputs)[0], EXPECTED)
+    return relative_error(client.decrypt(outputs)[0][0], EXPECTED)
 
 
 def text_of(call: Any, *arguments: Any) -> str:
@@ -65,7 +65,7 @@ def test_several_images_at_once_and_cached_constants() -> None:
     kept = server.backend.plaintexts.kept_bytes
     assert kept == memory.cache == sum(info.bytes for info in list_plaintexts(PLAN))
     assert execution.images == 2
-    found = [client.decrypt(image)[0] for image in outputs]
+    found = [client.decrypt(image)[0][0] for image in outputs]
     assert relative_error(found[0], EXPECTED) < 1e-2 < relative_error(found[1], EXPECTED)
     assert relative_error(found[1], run_slots(PLAN, {"x": -IMAGE[None]})["y"][0]) < 1e-2
     server.close()
