@@ -29,9 +29,9 @@ from fhecompile.ckks.cost_table import MILLISECONDS
 from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
 from fhecompile.plan.files import check_writable, make_folder, write_atomically
 from fhecompile.version import __version__
-from runtime.backends.openfhe import load_openfhe
 from runtime.costs import VARIABLE, MachineCosts, costs_path, user_path
 from runtime.fit import Measurement, deviations, fit_table
+from runtime.library import load_openfhe
 from runtime.machine import available_bytes
 from runtime.measure import (
     calibration_parameters,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.plan import Plan
-from runtime.backends.openfhe import SecretContext, ServerContext, generate_keys
+from runtime.keys import PublicContext, SecretContext, ServerContext, generate_keys
 
 FloatArray = NDArray[np.float64]
 PartKey = tuple[int, int]  # (tensor number, ciphertext number)
@@ -34,21 +34,33 @@ class Client:
 
         Inputs by tensor number, (batch, *shape); one sample may leave a batch of 1 out.
         """
-        scales = input_scales(self.plan)
-        encrypted = {}
-        for number, value in inputs.items():
-            shape = (self.plan.program.batch, *self.plan.program.inputs[number].shape)
-            for part, vector in enumerate(pack_input(self.plan, number, value.reshape(shape))):
-                encrypted[number, part] = self.secret.encrypt(vector, scales[number, part])
-        return encrypted
+        return encrypt_inputs(self.plan, self.secret, inputs)
 
     def decrypt(self, outputs: Mapping[PartKey, Any]) -> list[FloatArray]:
         """Outputs (batch, *shape), in the plan's order, from ciphertexts by (tensor, part)."""
-        scales = output_scales(self.plan)
-        slots = {
-            key: self.secret.decrypt(ciphertext, scales[key]) for key, ciphertext in outputs.items()
-        }
-        return assemble_outputs(self.plan, slots)
+        return decrypt_outputs(self.plan, self.secret, outputs)
+
+
+def encrypt_inputs(
+    plan: Plan, public: PublicContext, inputs: Mapping[int, FloatArray]
+) -> dict[PartKey, Any]:
+    """See `Client.encrypt`; the public key suffices."""
+    scales = input_scales(plan)
+    encrypted = {}
+    for number, value in inputs.items():
+        shape = (plan.program.batch, *plan.program.inputs[number].shape)
+        for part, vector in enumerate(pack_input(plan, number, value.reshape(shape))):
+            encrypted[number, part] = public.encrypt(vector, scales[number, part])
+    return encrypted
+
+
+def decrypt_outputs(
+    plan: Plan, secret: SecretContext, outputs: Mapping[PartKey, Any]
+) -> list[FloatArray]:
+    """See `Client.decrypt`."""
+    scales = output_scales(plan)
+    slots = {key: secret.decrypt(ciphertext, scales[key]) for key, ciphertext in outputs.items()}
+    return assemble_outputs(plan, slots)
 
 
 def pack_input(plan: Plan, number: int, value: FloatArray) -> NDArray[Any]:

@@ -25,15 +25,10 @@ import numpy as np
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan.schema import KeysInfo
 from runtime.backends.encoder import encode_vector
-from runtime.backends.openfhe import (
-    SecretContext,
-    ServerContext,
-    generate_keys,
-    load_openfhe,
-    wrapped,
-)
 from runtime.backends.openmp import allow_inner_threads
 from runtime.fit import Measurement
+from runtime.keys import SecretContext, ServerContext, generate_keys
+from runtime.library import load_openfhe, wrapped
 
 LEVELS = 12  # rescaling primes, as in a network of moderate depth
 MEASURED_LEVELS = (0, 6, 10)

@@ -8,10 +8,11 @@ from typing import Any
 from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
-from runtime.backends.openfhe import OpenfheBackend, ServerContext
+from runtime.backends.openfhe import OpenfheBackend
 from runtime.client import PartKey
 from runtime.constants import ConstantStore
 from runtime.executor import Executor, Progress
+from runtime.keys import ServerContext
 from runtime.machine import MemoryShares, share_memory
 from runtime.plaintexts import divide_stages
 from runtime.trace import Execution

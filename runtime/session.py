@@ -214,8 +214,8 @@ class InferenceSession:
         return assemble_outputs(self.plan, outputs)
 
     def _open_encrypted(self, in_flight: int | None, cache_constants: int | None) -> None:
-        from runtime.backends.openfhe import load_openfhe
         from runtime.client import Client
+        from runtime.library import load_openfhe
         from runtime.server import Server
 
         load_openfhe()

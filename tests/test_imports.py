@@ -49,7 +49,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 
 # Libraries that only these files and folders may import.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "openfhe": ("runtime/backends/openfhe.py",),
+    "openfhe": ("runtime/library.py",),
     "torch": ("models/",),
     "onnx": ("fhecompile/frontend/", "models/"),
     "onnx_ir": ("fhecompile/frontend/", "models/"),
@@ -182,9 +182,9 @@ def test_no_import_crosses_a_border() -> None:
         ("runtime/run.py", "def f():\n  import onnxruntime", None),
         ("runtime/run.py", "import onnxruntime", "onnxruntime is not for runtime/"),
         ("runtime/run.py", "def f():\n  import onnx", "onnx is only for fhecompile/frontend/"),
-        ("runtime/backends/openfhe.py", "import openfhe", None),
-        ("runtime/keys.py", "def f():\n  import openfhe", "openfhe is only for runtime/backends"),
-        ("runtime/keys.py", "import_module('openfhe')", "openfhe is only for runtime/backends"),
+        ("runtime/library.py", "import openfhe", None),
+        ("runtime/keys.py", "def f():\n  import openfhe", "openfhe is only for runtime/library.py"),
+        ("runtime/keys.py", "import_module('openfhe')", "openfhe is only for runtime/library.py"),
         ("fhecompile/frontend/a.py", "from onnx_ir import Model", None),
         ("fhecompile/cli.py", "import torch.nn", "torch is only for models/"),
         ("models/a.py", "import torch, fhecompile, runtime.run", None),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fhecompile.errors import FheCompileError
 
@@ -34,15 +36,30 @@ def make_folder(path: Path, option: str = "-o") -> None:
 
 
 def write_atomically(path: Path, data: bytes, option: str = "-o") -> None:
-    """Writes under a temporary name and renames, so that no half file is ever seen."""
+    """Writes a whole file or nothing."""
+    with open_atomically(path, option) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path, option: str = "-o", mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name, renamed at the end: no half file is ever seen.
+
+    Args:
+        path: the file; it stays what it was if the block raises.
+        option: the command-line option that chooses it, for the hint.
+        mode: permissions of a new file, less those the user's mask takes away.
+    """
     target = Path(os.path.realpath(path))
     temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}"
     try:
         if target.exists() and not target.is_file():  # /dev/null is written, not replaced
-            target.write_bytes(data)
+            with open(target, "wb") as file:
+                yield file
             return
-        with open(temporary, "xb") as file:
-            file.write(data)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -16,7 +16,7 @@ from fhecompile.ckks.linear_map import LinearMap, LinearTerm
 from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import FheCompileError
-from fhecompile.plan.container import Arrays, encode_container, read_container
+from fhecompile.plan.container import Arrays, digest, encode_container, read_container
 from fhecompile.plan.files import write_atomically
 from fhecompile.plan.schema import FORMAT_VERSION, Program
 from fhecompile.plan.validate import check_program, make_layouts
@@ -58,6 +58,11 @@ class Plan:
     def encode(self) -> bytes:
         """The bytes of the plan file."""
         return encode_container(FORMAT_VERSION, msgspec.json.encode(self.program), self.arrays)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 that tells this plan from others; keys and ciphertexts name it."""
+        return digest(msgspec.json.encode(self.program), self.arrays)
 
     def validate(self) -> None:
         """Checks every reference, layout and operation; ValueError with the first problem."""

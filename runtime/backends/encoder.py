@@ -1,7 +1,7 @@
 """Encodes a plan's constants for OpenFHE.
 
 A vector v at scale 2^e is encoded as v 2^(e - q) at the nominal scale 2^q; see
-`runtime.backends.openfhe`.
+`runtime.library`.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class Names:
 def test_openfhe_parameters_are_what_the_runtime_sets(
     monkeypatch: pytest.MonkeyPatch, insecure: bool
 ) -> None:
-    from runtime.backends.openfhe import make_context
+    from runtime.library import make_context
 
     recorder, fake = Recorder(), types.ModuleType("openfhe")
     fake.__dict__.update(

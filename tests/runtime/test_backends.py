@@ -15,9 +15,11 @@ from fhecompile.ckks.slot_mask import mask_leak
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError, InternalError
 from runtime.backends.base import Backend, OperationNode, operation_nodes
 from runtime.backends.clear import ClearBackend
-from runtime.backends.openfhe import OpenfheBackend, generate_keys, load_openfhe, wrapped
+from runtime.backends.openfhe import OpenfheBackend
 from runtime.backends.simulate import SimulateBackend
 from runtime.constants import ConstantStore
+from runtime.keys import generate_keys
+from runtime.library import load_openfhe, wrapped
 from tests.support import convolution_plan, run_slots
 
 PLAN = convolution_plan()

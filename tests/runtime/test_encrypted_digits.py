@@ -12,7 +12,7 @@ from fhecompile.compile import compile_model
 from fhecompile.errors import FheCompileError
 from fhecompile.options import CompileOptions
 from runtime import InferenceSession
-from runtime.backends.openfhe import load_openfhe
+from runtime.library import load_openfhe
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 IMAGES = 20

@@ -15,8 +15,8 @@ import pytest
 from fhecompile.compile import compile_model
 from fhecompile.errors import FheCompileError
 from fhecompile.options import CompileOptions
-from runtime.backends.openfhe import SecretContext, generate_keys
 from runtime.client import Client
+from runtime.keys import SecretContext, generate_keys
 from runtime.machine import share_memory
 from runtime.plaintexts import list_plaintexts
 from runtime.server import Server

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from runtime.backends import encoder
-from runtime.backends.openfhe import OpenfheBackend, ServerContext
+from runtime.backends.openfhe import OpenfheBackend
 from runtime.client import Client
 from runtime.constants import ConstantStore
 from runtime.executor import Executor
+from runtime.keys import ServerContext
 from runtime.plaintexts import list_plaintexts
 from tests.support import FloatArray, convolution_plan
 

@@ -1,0 +1,157 @@
+"""Keys: who holds what, and how they are made.
+
+Who encrypts holds a `PublicContext`, who decrypts a `SecretContext`, the server a `ServerContext`:
+the context and the tag under which OpenFHE keeps evaluation keys in process-wide maps, and never a
+secret key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.ckks.parameters import Parameters
+from fhecompile.plan.schema import KeysInfo
+from runtime.backends.encoder import Vector, encode_vector
+from runtime.backends.openmp import allow_inner_threads
+from runtime.library import load_openfhe, make_context, wrapped
+
+Ciphertext = Any
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PublicContext:
+    """What whoever encrypts holds."""
+
+    context: Any
+    public_key: Any
+    parameters: Parameters
+
+    def encrypt(self, vector: Vector, scale: float) -> Ciphertext:
+        """A fresh ciphertext of a slot vector at level 0 and scale 2^scale."""
+        with wrapped("encrypting"):
+            plaintext = encode_vector(self.context, self.parameters, vector, scale, 0)
+            return self.context.Encrypt(self.public_key, plaintext)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SecretContext(PublicContext):
+    """What only the client holds."""
+
+    secret_key: Any
+
+    def decrypt(self, ciphertext: Ciphertext, scale: float) -> NDArray[np.complex128]:
+        """The slot vector of a ciphertext at scale 2^scale."""
+        with wrapped("decrypting"):
+            plaintext = self.context.Decrypt(ciphertext, self.secret_key)
+            plaintext.SetLength(self.parameters.slots)
+            values: NDArray[np.complex128] = np.array(
+                plaintext.GetCKKSPackedValueArray(), np.complex128
+            )
+        values = values[: self.parameters.slots]
+        values *= 2.0 ** (self.parameters.prime_bits - scale)
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class ServerContext:
+    """What a server holds: the context and the tag of the evaluation keys. Never a secret key."""
+
+    context: Any
+    key_tag: str
+    parameters: Parameters
+
+    def missing_keys(self, keys: KeysInfo) -> list[str]:
+        """Names of the listed evaluation keys that this context does not have."""
+        held: set[int] = set()
+        with contextlib.suppress(RuntimeError):  # there is none at all
+            held.update(self.context.GetExistingEvalAutomorphismKeyIndices(self.key_tag))
+        wanted = automorphism_indices(self.parameters, keys)
+        missing = [name for name, index in wanted.items() if index not in held]
+        if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
+            missing.append("relinearisation")
+        return missing
+
+    def release(self) -> None:
+        """Drops the evaluation keys of this tag from the process; others stay."""
+        o = load_openfhe()
+        automorphism = dict(self.context.GetAllEvalAutomorphismKeys())
+        multiplication = dict(self.context.GetAllEvalMultKeys())
+        self.context.ClearEvalAutomorphismKeys()
+        o.ClearEvalMultKeys()
+        for tag, keys in automorphism.items():
+            if tag != self.key_tag:
+                self.context.InsertEvalAutomorphismKey(keys, tag)
+        for tag, vector in multiplication.items():
+            if tag != self.key_tag:
+                self.context.InsertEvalMultKey(vector, tag)
+
+
+def generate_keys(
+    parameters: Parameters, keys: KeysInfo, threads: int = 1
+) -> tuple[SecretContext, ServerContext]:
+    """A fresh key pair and the evaluation keys a plan lists.
+
+    Evaluation keys are independent of each other and are made on `threads` threads.
+    """
+    secret = generate_key_pair(parameters)
+    server = ServerContext(secret.context, secret.secret_key.GetKeyTag(), parameters)
+    if keys.relinearisation:
+        with wrapped("generating keys"):
+            secret.context.EvalMultKeyGen(secret.secret_key)
+    for _, made in generate_automorphism_keys(secret, keys, threads):
+        secret.context.InsertEvalAutomorphismKey(made, server.key_tag)
+    return secret, server
+
+
+def generate_key_pair(parameters: Parameters) -> SecretContext:
+    """A fresh secret and public key."""
+    context = make_context(parameters)
+    with wrapped("generating keys"):
+        pair = context.KeyGen()
+    return SecretContext(
+        context=context,
+        public_key=pair.publicKey,
+        secret_key=pair.secretKey,
+        parameters=parameters,
+    )
+
+
+def generate_automorphism_keys(
+    secret: SecretContext, keys: KeysInfo, threads: int
+) -> Iterator[tuple[str, Any]]:
+    """(name, evaluation key) of each rotation and the conjugation, made on `threads` threads.
+
+    About `threads` keys are in memory at a time, if the caller keeps none.
+    """
+    left = iter(automorphism_indices(secret.parameters, keys).items())
+
+    def make(index: int) -> Any:
+        with wrapped("generating keys"):
+            return secret.context.EvalAutomorphismKeyGen(secret.secret_key, [index])
+
+    with ThreadPoolExecutor(threads, initializer=allow_inner_threads, initargs=(False,)) as pool:
+        # Few keys are asked for ahead, so that Ctrl-C need not wait for all of them either.
+        begun = deque((name, pool.submit(make, index)) for name, index in islice(left, threads))
+        while begun:
+            name, future = begun.popleft()
+            made = future.result()
+            begun += [(name, pool.submit(make, index)) for name, index in islice(left, 1)]
+            yield name, made
+
+
+def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, int]:
+    """Galois element of every listed key: 5^r mod 2N rotates by r, 2N - 1 conjugates."""
+    order = 2 * parameters.ring_dimension
+    indices = {f"rotation by {r}": pow(5, r, order) for r in keys.rotations}
+    if keys.conjugation:
+        indices["conjugation"] = order - 1
+    return indices
