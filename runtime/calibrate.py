@@ -17,7 +17,6 @@ import os
 import platform
 import subprocess
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ import msgspec
 import numpy as np
 
 from fhecompile.ckks.cost_table import MILLISECONDS
-from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
+from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan.files import check_writable, make_folder, write_atomically
 from fhecompile.version import __version__
+from runtime.command import complain, end_command
 from runtime.costs import VARIABLE, MachineCosts, costs_path, user_path
 from runtime.fit import Measurement, deviations, fit_table
 from runtime.library import load_openfhe
@@ -42,7 +42,6 @@ from runtime.measure import (
 from runtime.processor import processor_name, usable_cores
 from runtime.tuning import GUARD, SETTINGS
 
-EXIT_INTERRUPTED = 130
 FULL_RING = 1 << 16
 RINGS = tuple(1 << k for k in range(11, 18))
 ROUGH = 0.15  # median deviation of the times from the costs fitted to them
@@ -54,27 +53,7 @@ Combination = tuple[int, int]  # (operations at the same time, OpenMP threads in
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.worker:
-            print(json.dumps(_work(json.loads(options.worker))))
-        else:
-            _calibrate(options)
-        return EXIT_OK
-    except FheCompileError as error:
-        _complain(f"error: {error.render()}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        if options.verbose:
-            traceback.print_exc()
-        _complain(
-            f"internal error: {type(error).__name__}: {error}\n"
-            "  this is a bug of fhecompile: please report it with the command, the version "
-            f"({__version__}) and the output of -v"
-        )
-        return EXIT_INTERNAL
+    return end_command(lambda: _run(options), options.verbose)
 
 
 def combinations(cores: int) -> list[Combination]:
@@ -119,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(options: argparse.Namespace) -> None:
+    if options.worker:
+        print(json.dumps(_work(json.loads(options.worker))))
+    else:
+        _calibrate(options)
+
+
 def _calibrate(options: argparse.Namespace) -> None:
     n, cores = options.ring_dimension, usable_cores()
     if n not in RINGS:
@@ -133,7 +119,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     _check_memory(n, cores)
     print(f"measuring {cores} cores of {processor_name()} at ring dimension {n} ...", flush=True)
     if n < FULL_RING:
-        _complain(
+        complain(
             f"warning: measured at ring dimension {n}: steps on rings of {FULL_RING} are slower "
             "than these costs say"
         )
@@ -163,7 +149,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     for line in report_lines(costs, throughput, deviation):
         print(line)
     if deviation > ROUGH:
-        _complain(
+        complain(
             "warning: these costs are rough, the times do not fit together: other programs may "
             "have run meanwhile\n  hint: measure again when they have ended"
         )
@@ -248,10 +234,6 @@ def _work(task: dict[str, Any]) -> dict[str, Any]:
         answer["reference_rotation"] = reference_rotation(n)
     answer["throughput"] = measure_throughput(n, threads, seconds)
     return answer
-
-
-def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

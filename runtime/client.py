@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.keys import PublicContext, SecretContext, ServerContext, generate_keys
 
@@ -106,3 +107,13 @@ def assemble_outputs(
         lead = values.shape[: values.ndim - len(layout.shape)]
         tensors.append(values.reshape(*lead, plan.program.batch, *info.shape))
     return tensors
+
+
+def check_secure(plan: Plan, insecure_toy: bool) -> None:
+    """Raises when a plan is not secure and the user has not accepted that."""
+    if plan.parameters.insecure and not insecure_toy:
+        raise FheCompileError(
+            "insecure-plan",
+            "the plan's parameters are not secure: it was compiled with --insecure-toy",
+            hint="compile without --insecure-toy, or accept it with --insecure-toy here too",
+        )

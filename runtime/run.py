@@ -4,18 +4,16 @@
 place in the package, so the module can be called like the function.
 
 What people read goes to stdout, or to stderr under `--json`, when stdout is one JSON value. Exit
-codes are those of `fhecompile.errors`. The standard library and numpy only: a server needs no more.
+codes are those of `runtime.command`. The standard library and numpy only: a server needs no more.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import sys
 import time
-import traceback
 import types
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,17 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
+from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
-from fhecompile.plan.files import check_writable, write_atomically
+from fhecompile.plan.files import check_writable
 from fhecompile.version import __version__
+from runtime.command import complain, count, end_command, size
 from runtime.inputs import CalibrationWarning, check_inputs, read_inputs
-from runtime.machine import parse_size, peak_bytes
+from runtime.machine import peak_bytes
 from runtime.progress import ProgressBar
+from runtime.samples import write_outputs
 from runtime.session import MODES, InferenceSession, run
 from runtime.tuning import tune_process
 
-EXIT_INTERRUPTED = 130
 SHOWN_VALUES = 8
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -56,30 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if arguments is None and options.mode == "encrypt":
         tune_process()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", CalibrationWarning)
-            warnings.showwarning = _show_warning
-            _run(options)
-        return EXIT_OK
-    except FheCompileError as error:
-        _complain(f"error: {error.render()}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return EXIT_INTERRUPTED
-    except MemoryError:
-        _complain("error: not enough memory [not-enough-memory]")
-        return EXIT_ENVIRONMENT
-    except Exception as error:
-        if options.verbose:
-            traceback.print_exc()
-        _complain(
-            f"internal error: {type(error).__name__}: {error}\n"
-            "  this is a bug of fhecompile: please report it with the command, the version "
-            f"({__version__}) and the output of -v"
-        )
-        return EXIT_INTERNAL
+    return end_command(lambda: _run(options), options.verbose)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,22 +72,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--mode", choices=MODES, default="encrypt", help="default: encrypt")
     add("--output", type=Path, metavar="FILE", help="write the outputs to this .npz or .npy file")
-    add("--samples", type=_count, metavar="N", help="run only the first N samples")
+    add("--samples", type=count, metavar="N", help="run only the first N samples")
     add(
         "--threads",
-        type=_count,
+        type=count,
         metavar="N",
         help="default: as calibrated, or every core",
     )
     add(
         "--in-flight",
-        type=_count,
+        type=count,
         metavar="N",
         help="encrypted samples evaluated at once at most; default: as many as memory allows",
     )
     add(
         "--cache-constants",
-        type=_size,
+        type=size,
         metavar="SIZE",
         help="memory for encoded constants that later samples use again, e.g. 8G; default: none",
     )
@@ -123,20 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     add("-q", "--quiet", action="store_true", help="errors and warnings only")
     add("--version", action="version", version=f"runtime {__version__}")
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("is to be at least 1")
-    return number
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError("is to be a size like 800M or 8G") from error
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -151,10 +113,10 @@ def _run(options: argparse.Namespace) -> None:
     with warnings.catch_warnings():  # the session warns; this fails before keys are made
         warnings.simplefilter("ignore", CalibrationWarning)
         tensors = check_inputs(plan, feeds, options.ignore_range)
-    count = len(tensors[0]) if tensors else 1
+    samples = len(tensors[0]) if tensors else 1
     expected = _reference(options.reference, plan, tensors) if options.reference else None
     if plan.parameters.insecure:
-        _complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
+        complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
     outputs, session, total = _evaluate(options, plan, feeds)
     timings = session.timings
     result: dict[str, Any] = {
@@ -162,7 +124,7 @@ def _run(options: argparse.Namespace) -> None:
         "model": plan.program.model_name,
         "mode": options.mode,
         "threads": session.threads,
-        "samples": count,
+        "samples": samples,
         "seconds": {
             "keygen": timings.keygen,
             "encrypt": timings.encrypt,
@@ -185,7 +147,7 @@ def _run(options: argparse.Namespace) -> None:
         cosine = "none" if result["cosine"] is None else f"{result['cosine']:.9f}"
         say(f"against ONNX Runtime: max error {result['max_abs_error']:.3g}, cosine {cosine}")
     if options.output:
-        _save(options.output, outputs)
+        write_outputs(options.output, outputs)
         say(f"written: {options.output}")
     if options.json:
         print(json.dumps(result, indent=2, allow_nan=False))
@@ -301,23 +263,6 @@ def _shown(value: NDArray[Any]) -> dict[str, Any]:
         "shape": list(value.shape),
         "values": [_finite(v) for v in value.ravel()],
     }
-
-
-def _save(path: Path, outputs: Arrays) -> None:
-    buffer = io.BytesIO()
-    if path.suffix == ".npy":
-        np.save(buffer, next(iter(outputs.values())))
-    else:
-        np.savez(buffer, allow_pickle=False, **outputs)
-    write_atomically(path, buffer.getvalue(), "--output")
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _complain(f"warning: {message}")
-
-
-def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from fhecompile.ckks.cost_table import BUILT_IN
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
-from runtime.client import assemble_outputs, input_scales, pack_input
+from runtime.client import assemble_outputs, check_secure, input_scales, pack_input
 from runtime.constants import ConstantStore
 from runtime.costs import CostsWarning, evaluation_threads, find_costs
 from runtime.executor import Executor, Progress
-from runtime.inputs import CalibrationWarning, check_inputs, check_outputs, is_unbatched
+from runtime.inputs import CalibrationWarning, check_inputs, check_outputs
 from runtime.machine import check_memory, share_memory
 from runtime.processor import usable_cores
+from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.trace import Execution
 
 Sample = tuple[NDArray[np.float64], ...]  # a sample's inputs in the plan's order
@@ -112,13 +113,8 @@ class InferenceSession:
         self.ignore_range = ignore_range
         self.progress = progress
         self.timings = Timings()
-        if mode == "encrypt" and self.plan.parameters.insecure and not insecure_toy:
-            raise FheCompileError(
-                "insecure-plan",
-                "the plan's parameters are not secure: it was compiled with --insecure-toy",
-                hint="compile without --insecure-toy, or accept it with --insecure-toy here too",
-            )
         if mode == "encrypt":
+            check_secure(self.plan, insecure_toy)
             self._open_encrypted(in_flight, cache_constants)
         else:
             self._open_numpy()
@@ -150,25 +146,14 @@ class InferenceSession:
         tensors = check_inputs(self.plan, feeds, self.ignore_range)
         self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
         self.timings.executions = []
-        batches = [_batches(x, self.plan.program.batch) for x in tensors]
+        batches = [make_batches(x, self.plan.program.batch) for x in tensors]
         if self.mode == "encrypt":
             outputs = self._run_encrypted(batches)
         else:
             outputs = self._run_numpy(batches)
-        count = len(tensors[0]) if tensors else 1
-        outputs = [y.reshape(-1, *y.shape[2:])[:count] for y in outputs]
+        outputs = take_samples(outputs, len(tensors[0]) if tensors else 1)
         check_outputs(self.plan, outputs)
-        single = all(
-            np.shape(feeds[t.name]) == t.shape or is_unbatched(np.shape(feeds[t.name]), t.shape)
-            for t in self.plan.program.inputs
-        )
-        shaped = {}
-        for info, value in zip(self.plan.program.outputs, outputs, strict=True):
-            if single:
-                value = value[0]
-            elif info.shape[:1] == (1,):
-                value = value[:, 0]
-            shaped[info.name] = value.astype(np.float32)
+        shaped = shape_outputs(self.plan, outputs, is_single(self.plan, feeds))
         return [shaped[name] for name in (known if output_names is None else output_names)]
 
     def close(self) -> None:
@@ -254,13 +239,6 @@ class InferenceSession:
         self.timings.decrypt += t3 - t2
         self.timings.executions.append(execution)
         return decrypted
-
-
-def _batches(samples: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Samples (n, *shape) as (ceil(n / count), count, *shape), the last one as often as needed."""
-    missing = -len(samples) % count
-    filled = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
-    return filled.reshape(-1, count, *samples.shape[1:])
 
 
 def part_of(progress: Progress | None, done: int, count: int, total: int) -> Progress | None:

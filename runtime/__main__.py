@@ -1,0 +1,186 @@
+"""`python -m runtime`: the roles of an encrypted run as programs that share only files.
+
+keygen PLAN... --out DIR                            the client makes its keys
+encrypt PLAN --key public.key --input x.npz         whoever has inputs encrypts them
+evaluate PLAN --key evaluation.keys --input x.fhe   the server computes, without a secret key
+decrypt PLAN --key secret.key --input y.fhe         the client reads the answer
+
+`python -m runtime.run` plays all of them in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from fhecompile.plan import Plan
+from fhecompile.plan.files import check_writable
+from fhecompile.version import __version__
+from runtime.client import check_secure
+from runtime.command import complain, count, end_command
+from runtime.costs import evaluation_threads, find_costs
+from runtime.inputs import read_inputs
+from runtime.key_files import describe_keys, make_keys
+from runtime.progress import ProgressBar
+from runtime.roles import decrypt_file, encrypt_file, evaluate_file
+from runtime.samples import write_outputs
+from runtime.tuning import tune_process
+
+Progress = Callable[[float], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code.
+
+    Without `arguments` it is the process's own command line: what computes for long then starts the
+    process again in the environment of `runtime.tuning`.
+    """
+    options = _parser().parse_args(arguments)
+    if arguments is None and options.role in (_keygen, _evaluate):
+        tune_process()
+    return end_command(lambda: options.role(options), options.verbose)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime", description="The roles of an encrypted run, on files."
+    )
+    parser.add_argument("--version", action="version", version=f"runtime {__version__}")
+    roles = parser.add_subparsers(required=True, metavar="ROLE")
+
+    keygen = _role(roles, "keygen", _keygen, "makes the keys that plans need")
+    keygen.add_argument("plan", nargs="+", type=Path, metavar="PLAN", help="plan files")
+    keygen.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    _threads(keygen)
+
+    encrypt = _role(roles, "encrypt", _encrypt, "encrypts inputs")
+    _files(encrypt, "public.key", ".npz with one array per input, .npy, or file.npz:array")
+    encrypt.add_argument(
+        "--ignore-range", action="store_true", help="accept inputs outside the calibrated range"
+    )
+
+    evaluate = _role(roles, "evaluate", _evaluate, "computes encrypted outputs")
+    _files(evaluate, "evaluation.keys", "encrypted inputs")
+    _threads(evaluate)
+    evaluate.add_argument(
+        "--in-flight",
+        type=count,
+        metavar="N",
+        help="batches evaluated at once at most; default: as many as memory allows",
+    )
+
+    decrypt = _role(roles, "decrypt", _decrypt, "decrypts outputs")
+    _files(decrypt, "secret.key", "encrypted outputs")
+    return parser
+
+
+def _role(
+    roles: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    role: Callable[[argparse.Namespace], None],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = roles.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(role=role)
+    add = parser.add_argument
+    add("--insecure-toy", action="store_true", help="accept a plan that is not secure")
+    add("-v", "--verbose", action="store_true", help="tracebacks of internal errors")
+    add("-q", "--quiet", action="store_true", help="errors and warnings only")
+    return parser
+
+
+def _files(parser: argparse.ArgumentParser, key: str, inputs: str) -> None:
+    add = parser.add_argument
+    add("plan", type=Path, metavar="PLAN", help="the plan file")
+    add("--key", required=True, type=Path, metavar="FILE", help=key)
+    add("--input", required=True, metavar="FILE", help=inputs)
+    add("--output", required=True, type=Path, metavar="FILE", help="the file to write")
+
+
+def _threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="default: as calibrated, or every core"
+    )
+
+
+def _keygen(options: argparse.Namespace) -> None:
+    plans = [_load(options, path) for path in options.plan]
+    threads = options.threads or evaluation_threads(find_costs()[0])
+    with _progress(options, "making keys") as (progress, say):
+        started = time.perf_counter()
+        make_keys(plans, options.out, threads, progress)
+        seconds = time.perf_counter() - started
+        sizes = describe_keys(options.out)
+        say(f"keys made in {seconds:.1f} s")
+        for name, size in sizes.items():
+            say(f"written: {options.out / name} ({size / 2**20:.1f} MiB)")
+
+
+def _encrypt(options: argparse.Namespace) -> None:
+    plan = _load(options, options.plan)
+    check_writable(options.output, "--output")
+    feeds = read_inputs(options.input, plan)
+    with _progress(options, "encrypting") as (_, say):
+        samples = encrypt_file(
+            plan, options.key, feeds, options.output, ignore_range=options.ignore_range
+        )
+        say(f"{samples} samples encrypted")
+        say(f"written: {options.output} ({options.output.stat().st_size / 2**20:.1f} MiB)")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    plan = _load(options, options.plan)
+    with _progress(options, "evaluating") as (progress, say):
+        seconds = evaluate_file(
+            plan,
+            options.key,
+            Path(options.input),
+            options.output,
+            threads=options.threads,
+            in_flight=options.in_flight,
+            progress=progress,
+        )
+        say(f"evaluated in {seconds:.2f} s")
+        say(f"written: {options.output} ({options.output.stat().st_size / 2**20:.1f} MiB)")
+
+
+def _decrypt(options: argparse.Namespace) -> None:
+    plan = _load(options, options.plan)
+    check_writable(options.output, "--output")
+    outputs = decrypt_file(plan, options.key, Path(options.input))
+    write_outputs(options.output, outputs)
+    if not options.quiet:
+        print(f"written: {options.output}")
+
+
+def _load(options: argparse.Namespace, path: Path) -> Plan:
+    plan = Plan.load(path)
+    check_secure(plan, options.insecure_toy)
+    if plan.parameters.insecure:
+        complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
+    return plan
+
+
+@contextlib.contextmanager
+def _progress(
+    options: argparse.Namespace, label: str
+) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """What reports a share that is done, and what says a line when all of it is."""
+    bar = ProgressBar(sys.stderr)
+    bar.shown = bar.shown and not options.quiet
+    lines: list[str] = []
+    try:
+        bar.start(label)
+        yield bar.update, lines.append
+    finally:
+        bar.finish()
+    if not options.quiet:
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What the runtime's command lines share: types of arguments, and how they end.
+
+Exit codes are those of `fhecompile.errors`, and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
+from fhecompile.version import __version__
+from runtime.inputs import CalibrationWarning
+from runtime.machine import parse_size
+
+EXIT_INTERRUPTED = 130
+
+
+def complain(text: str) -> None:
+    """A line for people about what is wrong."""
+    print(text, file=sys.stderr)
+
+
+def end_command(action: Callable[[], None], verbose: bool) -> int:
+    """Does what a command does; prints its warnings and its error, and returns the exit code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", CalibrationWarning)
+            warnings.showwarning = _show_warning
+            action()
+        return EXIT_OK
+    except FheCompileError as error:
+        complain(f"error: {error.render()}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return EXIT_INTERRUPTED
+    except MemoryError:
+        complain("error: not enough memory [not-enough-memory]")
+        return EXIT_ENVIRONMENT
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        complain(
+            f"internal error: {type(error).__name__}: {error}\n"
+            "  this is a bug of fhecompile: please report it with the command, the version "
+            f"({__version__}) and the output of -v"
+        )
+        return EXIT_INTERNAL
+
+
+def count(text: str) -> int:
+    """An argument that is a number of things."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("is to be at least 1")
+    return number
+
+
+def size(text: str) -> int:
+    """An argument that is a size in bytes."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("is to be a size like 800M or 8G") from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    complain(f"warning: {message}")

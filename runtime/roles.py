@@ -1,0 +1,140 @@
+"""The roles on files: who has which file can do which step, on a machine of its own.
+
+make keys   plans                                -> secret.key, public.key, evaluation.keys
+encrypt     plan, public.key (or secret.key)     -> encrypted inputs
+evaluate    plan, evaluation.keys, inputs        -> encrypted outputs
+decrypt     plan, secret.key, encrypted outputs  -> outputs
+
+Every file names the parameters, the key and, if it holds ciphertexts, the plan it belongs to, and
+what does not fit together is refused before anything is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.plan import Plan
+from fhecompile.plan.files import check_writable
+from runtime.ciphertext_files import (
+    count_batches,
+    open_ciphertexts,
+    read_batch,
+    write_ciphertexts,
+)
+from runtime.client import PartKey, decrypt_outputs, encrypt_inputs
+from runtime.costs import evaluation_threads, find_costs
+from runtime.inputs import check_inputs, check_outputs
+from runtime.key_files import load_evaluation_keys, load_public, load_secret
+from runtime.machine import check_memory, share_memory
+from runtime.samples import is_single, make_batches, shape_outputs, take_samples
+from runtime.server import Server
+from runtime.session import part_of
+
+Progress = Callable[[float], None]
+
+
+def encrypt_file(
+    plan: Plan,
+    public_key: Path,
+    feeds: Mapping[str, Any],
+    output: Path,
+    *,
+    ignore_range: bool = False,
+) -> int:
+    """Encrypts inputs into a file; returns how many samples they are.
+
+    Args:
+        plan: the plan.
+        public_key: the file public.key.
+        feeds: arrays by input name, see `runtime.inputs.check_inputs`.
+        output: the file to write.
+        ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
+    """
+    check_writable(output, "--output")
+    tensors = check_inputs(plan, feeds, ignore_range)
+    public = load_public(plan, public_key)
+    samples = len(tensors[0]) if tensors else 1
+    batched = [make_batches(x, plan.program.batch) for x in tensors]
+    batches = [
+        encrypt_inputs(plan, public, dict(enumerate(values)))
+        for values in zip(*batched, strict=True)
+    ]
+    marked = 0 if is_single(plan, feeds) else samples
+    write_ciphertexts(output, "inputs", plan, public.public_key.GetKeyTag(), batches, marked)
+    return samples
+
+
+def evaluate_file(
+    plan: Plan,
+    evaluation_keys: Path,
+    inputs: Path,
+    output: Path,
+    *,
+    threads: int | None = None,
+    in_flight: int | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Evaluates a plan on a file of encrypted inputs; returns the seconds it took.
+
+    Args:
+        plan: the plan.
+        evaluation_keys: the file evaluation.keys.
+        inputs: encrypted inputs.
+        output: the file to write.
+        threads: threads to evaluate on; default: as measured, otherwise all cores.
+        in_flight: batches evaluated at once at most; default: as many as memory allows.
+        progress: called with the share of the evaluation that is done.
+    """
+    check_writable(output, "--output")
+    check_memory(plan)
+    memory = share_memory(plan, None, in_flight)
+    costs, _ = find_costs()
+    wide = threads is None and costs is not None and costs.openmp_threads > 1
+    context = load_evaluation_keys(plan, evaluation_keys)
+    with contextlib.ExitStack() as stack:
+        stack.callback(context.release)
+        bundle = stack.enter_context(open_ciphertexts(inputs, "inputs", plan, context.key_tag))
+        server = Server(plan, context, threads or evaluation_threads(costs), memory, wide=wide)
+        stack.callback(server.close)
+        outputs: list[dict[PartKey, Any]] = []
+        seconds, count = 0.0, count_batches(bundle, plan)
+        for start in range(0, count, memory.in_flight):
+            numbers = range(start, min(start + memory.in_flight, count))
+            batches = [read_batch(bundle, n, "inputs", plan, context.context) for n in numbers]
+            done, execution = server.evaluate_images(
+                batches, part_of(progress, start, len(numbers), count)
+            )
+            outputs += done
+            seconds += execution.seconds
+        samples = bundle.manifest.samples
+        write_ciphertexts(output, "outputs", plan, context.key_tag, outputs, samples)
+    return seconds
+
+
+def decrypt_file(plan: Plan, secret_key: Path, outputs: Path) -> dict[str, NDArray[np.float32]]:
+    """Decrypts a file of encrypted outputs: arrays by output name.
+
+    Args:
+        plan: the plan.
+        secret_key: the file secret.key.
+        outputs: encrypted outputs.
+    """
+    secret = load_secret(plan, secret_key)
+    with open_ciphertexts(outputs, "outputs", plan, secret.secret_key.GetKeyTag()) as bundle:
+        batches = [
+            decrypt_outputs(
+                plan, secret, read_batch(bundle, number, "outputs", plan, secret.context)
+            )
+            for number in range(count_batches(bundle, plan))
+        ]
+        samples = bundle.manifest.samples
+    stacked = [np.stack(column) for column in zip(*batches, strict=True)]
+    values = take_samples(stacked, max(1, samples))
+    check_outputs(plan, values)
+    return shape_outputs(plan, values, single=samples == 0)

@@ -1,0 +1,115 @@
+"""OpenFHE's objects as bytes, and back with every check that OpenFHE leaves out.
+
+Bytes that OpenFHE cannot read, or that are an object of another context or another key, are
+refused; `runtime.bundle` has checked before that they are the bytes that were written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from fhecompile.errors import FheCompileError
+from runtime.library import load_openfhe
+
+
+def to_bytes(thing: Any) -> bytes:
+    """A key, a map of automorphism keys or a ciphertext in OpenFHE's binary form."""
+    o = load_openfhe()
+    data: bytes = o.Serialize(thing, o.BINARY)
+    return data
+
+
+def relinearisation_to_bytes(key_tag: str) -> bytes:
+    """The relinearisation key that the process holds for a tag."""
+    o = load_openfhe()
+    data: bytes = o.SerializeEvalMultKeyString(o.BINARY, key_tag)
+    return data
+
+
+def read_ciphertext(data: bytes, name: str, context: Any, key_tag: str, level: int) -> Any:
+    """A ciphertext of this context and key at this level.
+
+    Args:
+        data: its bytes.
+        name: what to call it in an error.
+        context, key_tag, level: what it is to be.
+    """
+    o = load_openfhe()
+    with _reading(name):
+        ciphertext = o.DeserializeCiphertextString(data, o.BINARY)
+    _check_owner(ciphertext, name, context, key_tag)
+    found, elements = ciphertext.GetLevel(), ciphertext.NumberCiphertextElements()
+    if (found, elements) != (level, 2):
+        raise FheCompileError(
+            "wrong-ciphertext",
+            f"it is a ciphertext of {elements} polynomials at level {found}, expected 2 at level "
+            f"{level}",
+            node=name,
+            hint="encrypt with the very plan that is evaluated",
+        )
+    return ciphertext
+
+
+def read_public_key(data: bytes, name: str, context: Any, key_tag: str) -> Any:
+    """See `read_ciphertext`."""
+    o = load_openfhe()
+    with _reading(name):
+        key = o.DeserializePublicKeyString(data, o.BINARY)
+    _check_owner(key, name, context, key_tag)
+    return key
+
+
+def read_secret_key(data: bytes, name: str, context: Any, key_tag: str) -> Any:
+    """See `read_ciphertext`."""
+    o = load_openfhe()
+    with _reading(name):
+        key = o.DeserializePrivateKeyString(data, o.BINARY)
+    _check_owner(key, name, context, key_tag)
+    return key
+
+
+def insert_automorphism_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
+    """Puts an automorphism key where OpenFHE looks for those of a tag."""
+    o = load_openfhe()
+    with _reading(name):
+        context.InsertEvalAutomorphismKey(o.DeserializeEvalKeyMapString(data, o.BINARY), key_tag)
+
+
+def insert_relinearisation_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
+    """Puts a relinearisation key where OpenFHE looks for that of its tag, which is to be this."""
+    o = load_openfhe()
+    before = set(context.GetAllEvalMultKeys())
+    with _reading(name):
+        o.DeserializeEvalMultKeyString(data, o.BINARY)
+    added = set(context.GetAllEvalMultKeys()) - before
+    if added != {key_tag}:
+        raise _foreign(name)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, MemoryError) as error:  # a length of nonsense is a bad_alloc
+        raise FheCompileError(
+            "wrong-ciphertext",
+            "OpenFHE cannot read it",
+            node=name,
+            hint="make it again with the same version of OpenFHE",
+        ) from error
+
+
+def _check_owner(thing: Any, name: str, context: Any, key_tag: str) -> None:
+    if thing.GetCryptoContext() != context or thing.GetKeyTag() != key_tag:
+        raise _foreign(name)
+
+
+def _foreign(name: str) -> FheCompileError:
+    return FheCompileError(
+        "wrong-key-set",
+        "it was made with another key than its file says",
+        node=name,
+        hint="use the keys of one run of: python -m runtime keygen",
+    )
