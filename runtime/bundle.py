@@ -110,8 +110,10 @@ def write_bundle(
 class Bundle:
     """A bundle opened to read; a context manager. Made by `open_bundle`."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> None:
-        self.path, self.archive, self.manifest = path, archive, manifest
+    def __init__(
+        self, path: Path, file: BinaryIO, archive: zipfile.ZipFile, manifest: Manifest
+    ) -> None:
+        self.path, self.file, self.archive, self.manifest = path, file, archive, manifest
 
     def read(self, name: str) -> bytes:
         """An entry's bytes, as they were written."""
@@ -133,7 +135,12 @@ class Bundle:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self.archive.close()
+        self.file.close()
 
 
 def open_bundle(
@@ -161,7 +168,7 @@ def open_bundle(
         archive, manifest = _open_archive(path, file)
         _check_purpose(path, manifest, kind, parameters, plan, key)
         stack.pop_all()
-    return Bundle(path, archive, manifest)
+    return Bundle(path, file, archive, manifest)
 
 
 def _open_archive(path: Path, file: BinaryIO) -> tuple[zipfile.ZipFile, Manifest]:

@@ -74,7 +74,10 @@ def insert_automorphism_key(data: bytes, name: str, context: Any, key_tag: str) 
     """Puts an automorphism key where OpenFHE looks for those of a tag."""
     o = load_openfhe()
     with _reading(name):
-        context.InsertEvalAutomorphismKey(o.DeserializeEvalKeyMapString(data, o.BINARY), key_tag)
+        keys = o.DeserializeEvalKeyMapString(data, o.BINARY)
+        if keys is None:  # see `_check_owner`
+            raise ValueError("no keys")
+        context.InsertEvalAutomorphismKey(keys, key_tag)
 
 
 def insert_relinearisation_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
@@ -102,7 +105,8 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def _check_owner(thing: Any, name: str, context: Any, key_tag: str) -> None:
-    if thing.GetCryptoContext() != context or thing.GetKeyTag() != key_tag:
+    # OpenFHE reads zeros as a null pointer, which Python sees as None.
+    if thing is None or thing.GetCryptoContext() != context or thing.GetKeyTag() != key_tag:
         raise _foreign(name)
 
 
