@@ -23,13 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # Our own modules. A module belongs to the layer with the longest matching name; it may import its
 # own layer and the layers named here.
 LEAVES = ("fhecompile.errors", "fhecompile.options", "fhecompile.version")
-CORE = ("fhecompile.ir", "fhecompile.ckks", "fhecompile.plan", *LEAVES)
+CORE = (
+    *("fhecompile.ir", "fhecompile.ckks", "fhecompile.functions", "fhecompile.plan"),
+    *LEAVES,
+)
 LAYERS: dict[str, tuple[str, ...]] = {
     "fhecompile.errors": (),
     "fhecompile.options": (),
     "fhecompile.version": (),
     "fhecompile.ckks": LEAVES,
-    "fhecompile.ir": ("fhecompile.ckks", *LEAVES),
+    "fhecompile.functions": LEAVES,
+    "fhecompile.ir": ("fhecompile.ckks", "fhecompile.functions", *LEAVES),
     "fhecompile.plan": ("fhecompile.ckks", *LEAVES),
     "fhecompile.frontend": CORE,
     "fhecompile.report": CORE,

@@ -1,0 +1,1 @@
+"""Functions of one variable that are no polynomials, and the polynomials that stand for them."""

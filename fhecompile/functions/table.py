@@ -1,0 +1,116 @@
+r"""The functions a network may apply to every element, by name.
+
+CKKS adds and multiplies, nothing else: `passes.fit_functions` replaces each of these by a
+polynomial p on the interval its operand takes on the calibration data. How far p is from f there
+is measured in units of f,
+
+    relative   max |p(x) / f(x) - 1|            where f is a factor that others are multiplied by
+    absolute   max |p(x) - f(x)| / max |f(x)|   where f crosses or touches zero, or is an output
+
+so that neither number changes when f is scaled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The numbers from `low` to `high`; `closed` when finite ends belong to it."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: bool = True
+
+    def contains(self, low: float, high: float) -> bool:
+        """Whether all of [low, high] lies in it."""
+        if self.closed:
+            return self.low <= low and high <= self.high
+        return self.low < low and high < self.high
+
+    def widened(self, low: float, high: float, pad: float) -> tuple[float, float]:
+        """[low, high] wider by `pad` at both ends, by half the way to an end of the domain at most.
+
+        Most functions here have a singularity where their domain ends, and the nearer a polynomial
+        comes to it, the higher its degree.
+        """
+        return max(low - pad, (low + self.low) / 2), min(high + pad, (high + self.high) / 2)
+
+    def __str__(self) -> str:
+        """`above 0`, `at least 0`, `below 0`, ...; empty for all numbers."""
+        low, high = ("at least", "at most") if self.closed else ("above", "below")
+        ends = ((low, self.low), (high, self.high))
+        return " and ".join(f"{word} {end:g}" for word, end in ends if math.isfinite(end))
+
+
+@dataclass(frozen=True)
+class ElementwiseFunction:
+    """A function of one real variable.
+
+    Args:
+        name: as in the tensor graph.
+        evaluate: its values in double precision, NaN or infinite outside its domain.
+        relative: how errors are measured, see the module docstring.
+        domains: where it is defined; a range must lie in one of them.
+        nonnegative: whether no value is below zero.
+    """
+
+    name: str
+    evaluate: Callable[[FloatArray], FloatArray]
+    relative: bool = False
+    domains: tuple[Domain, ...] = (Domain(),)
+    nonnegative: bool = False
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """The values at `x`, in its shape."""
+        with np.errstate(all="ignore"):
+            return self.evaluate(np.asarray(x, np.float64))
+
+    def domain_of(self, low: float, high: float) -> Domain | None:
+        """The domain that holds [low, high]; None when there is none."""
+        return next((d for d in self.domains if d.contains(low, high)), None)
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)  # exp(-x) would overflow
+
+
+def _gelu(x: FloatArray) -> FloatArray:
+    from scipy import special  # slow to import, and rarely needed
+
+    return np.asarray(x * special.ndtr(x), np.float64)
+
+
+_POSITIVE = Domain(0.0, closed=False)
+_NEGATIVE = Domain(high=0.0, closed=False)
+
+FUNCTIONS = {
+    f.name: f
+    for f in (
+        ElementwiseFunction("exp", np.exp, nonnegative=True),
+        ElementwiseFunction("gelu", _gelu),  # x times the normal distribution function
+        ElementwiseFunction(
+            "inverse_sqrt",
+            lambda x: 1.0 / np.sqrt(x),
+            relative=True,
+            domains=(_POSITIVE,),
+            nonnegative=True,
+        ),
+        ElementwiseFunction(
+            "reciprocal", lambda x: 1.0 / x, relative=True, domains=(_POSITIVE, _NEGATIVE)
+        ),
+        ElementwiseFunction("relu", lambda x: np.maximum(x, 0.0), nonnegative=True),
+        ElementwiseFunction("sigmoid", _sigmoid, nonnegative=True),
+        ElementwiseFunction("silu", lambda x: x * _sigmoid(x)),
+        ElementwiseFunction("sqrt", np.sqrt, domains=(Domain(0.0),), nonnegative=True),
+        ElementwiseFunction("tanh", np.tanh),
+    )
+}
