@@ -14,6 +14,7 @@ import numpy as np
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import (
     Affine,
+    Function,
     Input,
     Mul,
     Node,
@@ -77,6 +78,8 @@ def _key(node: Node) -> tuple[object, ...] | None:
         case Poly():
             c = node.coefficients
             return ("poly", node.inputs, node.shape, c.shape, c.tobytes())
+        case Function():
+            return ("function", node.inputs, node.shape, node.function)
         case Mul():
             return ("mul", tuple(sorted(node.inputs)), node.shape)
     return (node.op, tuple(sorted(node.inputs)), node.shape)

@@ -4,8 +4,8 @@ The patch networks of a face recogniser are the same graph with other weights. S
 become one graph whose tensors have shape (branches, *shape): every later pass then sees one chain,
 and one ciphertext operation serves all branches.
 
-Nodes are coloured by (kind, shape, shapes of their constants, colours of their operands); equal
-colours are candidates. A group of equally coloured nodes is packed when
+Nodes are coloured by (kind, shape, shapes of their constants or function's name, colours of their
+operands); equal colours are candidates. A group of equally coloured nodes is packed when
 
 - at each operand position its members read either one shared value (affine nodes only) or the
   members, in the same order, of another packed group, and
@@ -37,6 +37,7 @@ from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Function,
     Input,
     Mul,
     Node,
@@ -81,6 +82,8 @@ def _colour(node: Node, colours: dict[str, Hashable]) -> Hashable:
             return hash(("affine", node.shape, shapes, node.bias.shape, operands))
         case Poly():
             return hash(("poly", node.shape, node.coefficients.shape, operands))
+        case Function():
+            return hash(("function", node.shape, node.function, operands))
         case Mul() | Add():
             return hash((node.op, node.shape, operands))
     return node.name
@@ -113,7 +116,7 @@ def _packable_groups(graph: TensorGraph) -> list[Group]:
             for name in group:
                 del member[name]
     groups = list(dict.fromkeys(group for group, _ in member.values()))
-    if not any(isinstance(graph[group[0]], Poly | Mul) for group in groups):
+    if not any(isinstance(graph[group[0]], Poly | Mul | Function) for group in groups):
         return []
     return groups
 

@@ -27,11 +27,12 @@ from fhecompile.ckks.parameters import (
     MAX_LOG_QP,
     Parameters,
 )
-from fhecompile.errors import FheCompileError
+from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePolicy, plan_scales
+from fhecompile.ir.tensor import Function
 from fhecompile.ir.work_model import predict_work
 from passes.infer_ranges import Calibration, Ranges
 
@@ -102,6 +103,11 @@ class SelectParameters(Pass):
 
     needs: ClassVar[tuple[type, ...]] = (Ranges, Calibration)
     gives: ClassVar[tuple[type, ...]] = (Parameters, ScaleChoice)
+
+    def requires(self, program: Program) -> None:
+        left = [node.name for node in program.graph if isinstance(node, Function)]
+        if left:
+            raise InternalError(f"no polynomial stands for the function {left[0]}: fit_functions")
 
     def run(self, program: Program) -> PassResult:
         options = program.options

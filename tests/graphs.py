@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from fhecompile.ckks.linear_map import LinearMap, dense, diagonal
 from fhecompile.frontend.calibration import synthetic_calibration
 from fhecompile.ir.program import Facts, PassManager, Program
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph, verify
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+    verify,
+)
 from fhecompile.options import CompileOptions
 from fhecompile.pipeline import build_pipeline
 from passes import DEFAULT_PIPELINE
@@ -64,6 +75,10 @@ class Builder:
         table = np.stack(rows)
         table = table.reshape(len(table), *(1,) * (len(shape) - table.ndim + 1), *table.shape[1:])
         return self.graph.add(Poly(name=name, inputs=(x,), shape=shape, coefficients=table)).name
+
+    def function(self, name: str, x: str, function: str) -> str:
+        node = Function(name=name, inputs=(x,), shape=self.graph[x].shape, function=function)
+        return self.graph.add(node).name
 
     def mul(self, name: str, a: str, b: str) -> str:
         return self.graph.add(Mul(name=name, inputs=(a, b), shape=self.graph[a].shape)).name

@@ -133,7 +133,8 @@ def _exchange(
     angles = np.linspace(0.0, np.pi, degree + 2)
     points: FloatArray = -np.cos(angles + UNEVEN * np.sin(angles))
     signs = (-1.0) ** np.arange(degree + 2)
-    best, least = np.zeros(degree + 1), np.inf
+    best: FloatArray = np.zeros(degree + 1)
+    least = np.inf
     for _ in range(MOST_EXCHANGES):
         y = f(points)
         system = np.column_stack(

@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import InternalError
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph
+from fhecompile.functions.table import FUNCTIONS
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -58,6 +69,8 @@ def apply_node(node: Node, operands: list[FloatArray]) -> FloatArray:
             for coefficient in node.coefficients[-2::-1]:
                 value = value * x + coefficient
             return np.array(value)
+        case Function():
+            return FUNCTIONS[node.function](operands[0])
         case Mul():
             a, b = (_full(x, node) for x in operands)
             return a * b

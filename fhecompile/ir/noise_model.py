@@ -6,7 +6,7 @@ evaluation (see `fhecompile.ckks.noise` for the standard deviations):
     after an affine node   encode_error / 2^a * sqrt(2 * fan-in * mean square of the operands)
                            (one rounded plaintext per product; complex packing doubles it)
                          + rescale_error / 2^s
-    after poly and mul     rescale_error / 2^s, as if a rescale followed every product
+    after poly, mul        rescale_error / 2^s, as if a rescale followed every product
     after an input         encrypt_error / 2^s; none where only maps with products read it, for
                            which it is encrypted at a scale where the error does not count
 
@@ -25,6 +25,7 @@ from fhecompile.ckks import noise
 from fhecompile.ir.evaluate import apply_node, evaluate
 from fhecompile.ir.tensor import (
     Affine,
+    Function,
     Input,
     Mul,
     Node,
@@ -93,7 +94,7 @@ def _evaluate_noisy(
                 spread = 0.0 if all(map(_multiplies, users[node.name])) else encrypt
             case Affine() if _multiplies(node):
                 spread = math.hypot(encode * _reach(node, operands), rescale)
-            case Poly() | Mul():
+            case Poly() | Mul() | Function():
                 spread = rescale
             case _:
                 spread = 0.0

@@ -31,6 +31,7 @@ from fhecompile.errors import InternalError
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Function,
     Input,
     Mul,
     Poly,
@@ -116,6 +117,8 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
                     raise InternalError(f"poly {node.name} has not been lowered")
                 raw = node.degree * operands[0] - math.log2(leading)
                 drop = node.degree == 2
+            case Function():
+                raise InternalError(f"the function {node.name} has not been fitted")
             case Mul():
                 raw = operands[0] + operands[1]
             case Add():

@@ -7,11 +7,13 @@ Every node makes one value, called by the node's name; a value is a real tensor,
     poly     y = sum_d c_d x^d         elementwise, coefficients broadcast over the tensor
     mul      y = x_1 * x_2             elementwise, ciphertext times ciphertext
     add      y = x_1 + x_2             elementwise
+    function y = f(x)                  elementwise, f of `fhecompile.functions.table`
     output                         what the client decrypts
 
 Multiplicative depth: affine 1, or 0 when the map needs no plaintext product (`is_product_free`);
 poly of degree d ceil(log2(d+1)), but 1 for a quadratic, whose leading coefficient moves into its
-neighbours, and 0 for x + c; mul 1; add 0.
+neighbours, and 0 for x + c; mul 1; add 0. A function has no depth before a polynomial stands for
+it; it counts as 0.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks.linear_map import LinearMap, collapse
 from fhecompile.errors import InternalError
+from fhecompile.functions.table import FUNCTIONS
 
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -116,6 +119,16 @@ class Mul(Node):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Node):
     """Elementwise sum of two values of equal shape."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Function(Node):
+    """Elementwise function that is no polynomial; `function` is its name in the table.
+
+    `passes.fit_functions` puts a polynomial in its place.
+    """
+
+    function: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -307,6 +320,11 @@ def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
             if len(shapes) != 1 or shapes[0] != node.shape:
                 return f"maps {shapes} to {node.shape}"
             return _does_not_broadcast(node.coefficients.shape[1:], node.shape)
+        case Function():
+            if node.function not in FUNCTIONS:
+                return f"has the unknown function {node.function}"
+            fits = len(shapes) == 1 and shapes[0] == node.shape
+            return "" if fits else f"maps {shapes} to {node.shape}"
         case Mul() | Add():
             if len(shapes) != 2:
                 return f"has {len(shapes)} operands"

@@ -8,6 +8,7 @@ first digits of the SHA-256 of the array's bytes. A tensor graph:
     %conv = affine(%image) {map0=[(f64[2,3,3,1,1]#0bd4e9a1, i32[...]#..., i32[...]#...)] :
             64 -> 72, bias=f64[1,2,1,1]#906cb204} : 1x2x6x6  // "nets.0.conv"
     %square = poly(%conv) {coefficients=f64[3]#4a0cf93b} : 1x2x6x6
+    %gate = function(%conv) {function="sigmoid"} : 1x2x6x6
 
 (without the line break). A slot graph lists its tables first; a ciphertext operation's type is kind
 (ct, digits, ext), level and scale:
@@ -39,7 +40,18 @@ from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ckks.operations import Kind, ValueType
 from fhecompile.errors import InternalError
 from fhecompile.ir.slots import MapConstant, SlotGraph, SlotNode, VectorConstant
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, Shape, TensorGraph
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    Shape,
+    TensorGraph,
+)
 from fhecompile.ir.text_line import DTYPES, Array, Constants, Line
 
 T = TypeVar("T")
@@ -47,7 +59,7 @@ T = TypeVar("T")
 HASH_DIGITS = 8
 _KINDS: dict[str, Kind] = {"ct": "ciphertext", "digits": "digits", "ext": "extended"}
 _NODES: dict[str, type[Node]] = {
-    kind.__name__.lower(): kind for kind in (Input, Affine, Poly, Mul, Add, Output)
+    kind.__name__.lower(): kind for kind in (Input, Affine, Poly, Mul, Add, Function, Output)
 }
 
 
@@ -150,6 +162,8 @@ class _Printer:
                 return [*of, f"elements={self.array(node.elements)}"]
             case Poly():
                 return [f"coefficients={self.array(node.coefficients)}"]
+            case Function():
+                return [f"function={json.dumps(node.function)}"]
             case Output():
                 return [f"label={json.dumps(node.label)}"]
         return []
@@ -268,6 +282,9 @@ def _tensor_attributes(line: Line, op: str) -> tuple[type[Node], dict[str, Any]]
         case "poly":
             line.expect("{", "coefficients", "=")
             attributes = {"coefficients": line.array()}
+        case "function":
+            line.expect("{", "function", "=")
+            attributes = {"function": line.string()}
         case "output":
             line.expect("{", "label", "=")
             attributes = {"label": line.string()}

@@ -20,7 +20,7 @@ def largest_error(f: ElementwiseFunction, p: FittedPolynomial) -> tuple[float, F
     x = np.linspace(p.centre - p.radius, p.centre + p.radius, 20001)
     y = f(x)
     value = sum(c * ((x - p.centre) / p.radius) ** k for k, c in enumerate(p.coefficients))
-    e = (value - y) / (np.abs(y) if f.relative else np.abs(y).max())
+    e = (value - y) / (np.abs(y) if f.relative else np.abs(y).max() or 1.0)
     return float(np.abs(e).max()), np.asarray(e)
 
 
@@ -116,5 +116,5 @@ def test_more_degree_is_never_worse(
     assert found.error <= less.error * 1.04 + 1e-11
     x = np.linspace(low, high, 1001)
     y = f(x)
-    size = np.abs(y) if f.relative else np.abs(y).max()
+    size = np.abs(y) if f.relative else np.abs(y).max() or 1.0
     assert np.abs((found(x) - y) / size).max() <= found.error * (1 + 1e-3) + 1e-13

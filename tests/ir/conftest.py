@@ -16,7 +16,17 @@ from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.layout import Digit, Layout, vector_layout
 from fhecompile.ckks.linear_map import LinearMap, LinearTerm, dense
 from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+)
 
 Graphs = Callable[..., st.SearchStrategy[Any]]
 
@@ -48,8 +58,8 @@ def draw_map(draw: st.DrawFn, out_size: int, in_size: int) -> LinearMap:
 
 
 @st.composite
-def draw_tensor_graph(draw: st.DrawFn, largest: int = 8) -> TensorGraph:
-    """Up to `largest` nodes of any kind between an input and the outputs; every node verifies."""
+def draw_tensor_graph(draw: st.DrawFn, largest: int = 8, functions: bool = False) -> TensorGraph:
+    """Up to `largest` nodes between an input and the outputs, of any kind; every node verifies."""
     graph = TensorGraph(draw(st.text(max_size=5)))
 
     def add(kind: type[Node], inputs: tuple[str, ...], shape: tuple[int, ...], **more: Any) -> str:
@@ -62,7 +72,8 @@ def draw_tensor_graph(draw: st.DrawFn, largest: int = 8) -> TensorGraph:
         x = draw(st.sampled_from(values))
         shape = graph[x].shape
         alike = [v for v in values if graph[v].shape == shape]
-        match draw(st.sampled_from(["affine", "poly", "mul", "add"])):
+        kinds = ["affine", "poly", "mul", "add"] + ["function"] * functions
+        match draw(st.sampled_from(kinds)):
             case "affine":
                 shape = draw(st.just(shape) | array_shapes(max_dims=2, max_side=3))
                 inputs = (x, *draw(st.lists(st.sampled_from(values), max_size=1)))
@@ -75,6 +86,9 @@ def draw_tensor_graph(draw: st.DrawFn, largest: int = 8) -> TensorGraph:
                 values.append(
                     add(Poly, (x,), shape, coefficients=coefficients.reshape(-1, *[1] * len(shape)))
                 )
+            case "function":  # of any argument
+                name = draw(st.sampled_from(["relu", "sigmoid", "tanh"]))
+                values.append(add(Function, (x,), shape, function=name))
             case "mul":
                 values.append(add(Mul, (x, draw(st.sampled_from(alike))), shape))
             case "add":
@@ -142,7 +156,7 @@ def draw_slot_graph(draw: st.DrawFn) -> SlotGraph:
 
 @pytest.fixture(scope="session")
 def tensor_graphs() -> Graphs:
-    """tensor_graphs(largest=...): small valid tensor graphs."""
+    """tensor_graphs(largest=..., functions=...): small valid tensor graphs."""
     return draw_tensor_graph
 
 

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from fhecompile.ckks.linear_map import dense
 from fhecompile.errors import InternalError
 from fhecompile.ir.evaluate import apply_node, evaluate, walk
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+)
 
 Graphs = Callable[..., st.SearchStrategy[Any]]
 
@@ -57,6 +67,11 @@ def test_mul_spreads_a_single_element() -> None:
     assert np.array_equal(apply_node(node, [X, X]), X**2)
 
 
+def test_function_of_every_element() -> None:
+    node = Function(name="f", inputs=("x",), shape=(1, 2), function="relu")
+    assert np.array_equal(apply_node(node, [X]), [[[1.0, 2.0]], [[0.0, 0.5]]])
+
+
 def test_unknown_node() -> None:
     with pytest.raises(InternalError, match=r"^no evaluation rule for node$"):
         apply_node(Node(name="n", inputs=("x",), shape=(1, 2)), [X])
@@ -86,7 +101,7 @@ def test_walk_yields_every_node(graph: TensorGraph) -> None:
 
 @given(data=st.data())
 def test_samples_are_independent(tensor_graphs: Graphs, data: st.DataObject) -> None:
-    graph = data.draw(tensor_graphs(largest=5))
+    graph = data.draw(tensor_graphs(largest=5, functions=True))
     random = np.random.default_rng(0)
     x = {n.name: random.uniform(-1, 1, (3, *n.shape)) for n in graph.inputs()}
     together = evaluate(graph, x)

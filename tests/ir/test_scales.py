@@ -26,6 +26,7 @@ from fhecompile.ir.scales import (
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Function,
     Input,
     Mul,
     Output,
@@ -122,6 +123,12 @@ def test_matched_scale(a: float, b: float, common: float) -> None:
 )
 def test_polys_must_be_lowered(node: Poly) -> None:
     with pytest.raises(InternalError, match=r"^poly p has not been lowered$"):
+        plan_scales(graph_of(node), EXACT)
+
+
+def test_functions_must_be_fitted() -> None:
+    node = Function(name="f", inputs=("x",), shape=(3,), function="tanh")
+    with pytest.raises(InternalError, match=r"^the function f has not been fitted$"):
         plan_scales(graph_of(node), EXACT)
 
 

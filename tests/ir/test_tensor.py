@@ -25,6 +25,7 @@ from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Function,
     Input,
     Mul,
     Node,
@@ -71,7 +72,7 @@ INDEX = np.arange(3, dtype=np.int32)
 
 @given(data=st.data())
 def test_random_graphs_verify(tensor_graphs: Graphs, data: st.DataObject) -> None:
-    verify(data.draw(tensor_graphs()))
+    verify(data.draw(tensor_graphs(functions=True)))
 
 
 ERRORS = [
@@ -112,6 +113,18 @@ ERRORS = [
         "poly p has constants of shape (4,) for a value of shape (3,)",
     ),
     ([X, poly("p", "x", 0, 1, shape=(4,))], "poly p maps [(3,)] to (4,)"),
+    (
+        [X, Function(name="f", inputs=("x",), shape=(4,), function="tanh")],
+        "function f maps [(3,)] to (4,)",
+    ),
+    (
+        [X, Function(name="f", inputs=("x", "x"), shape=(3,), function="tanh")],
+        "function f maps [(3,), (3,)] to (3,)",
+    ),
+    (
+        [X, Function(name="f", inputs=("x",), shape=(3,), function="sin")],
+        "function f has the unknown function sin",
+    ),
     ([X, Mul(name="m", inputs=("x",), shape=(3,))], "mul m has 1 operands"),
     ([X, Mul(name="m", inputs=("x", "x"), shape=(2,))], "mul m maps [(3,), (3,)] to (2,)"),
     (
@@ -177,7 +190,7 @@ def test_replace_input() -> None:
 
 @given(data=st.data())
 def test_rebuilt_sorts_and_drops_dead_nodes(tensor_graphs: Graphs, data: st.DataObject) -> None:
-    graph = data.draw(tensor_graphs())
+    graph = data.draw(tensor_graphs(functions=True))
     shuffled = data.draw(st.permutations(list(graph)))
     rebuilt = graph.rebuilt(shuffled)
     verify(rebuilt)
@@ -259,7 +272,7 @@ def test_depth_of_a_graph() -> None:
 
 @given(data=st.data())
 def test_path_adds_up(tensor_graphs: Graphs, data: st.DataObject) -> None:
-    graph = data.draw(tensor_graphs())
+    graph = data.draw(tensor_graphs(functions=True))
     report = measure_depth(graph)
     deepest = max(report.depth[n.name] for n in graph.outputs())
     assert sum(node_depth(graph[name]) for name in report.path) == deepest

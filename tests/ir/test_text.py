@@ -18,7 +18,7 @@ from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir import slots, tensor
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Output, Poly, TensorGraph
+from fhecompile.ir.tensor import Add, Affine, Function, Input, Mul, Output, Poly, TensorGraph
 from fhecompile.ir.text import (
     collect_constants,
     parse_slot_graph,
@@ -62,7 +62,8 @@ def tensor_graph() -> TensorGraph:
     graph.add(Poly(name="square", inputs=("mixed.1",), shape=(1, 3), coefficients=coefficients))
     graph.add(Mul(name="gate", inputs=("square", "dense"), shape=(1, 3)))
     graph.add(Add(name="sum", inputs=("gate", "gate"), shape=(1, 3)))
-    graph.add(Output(name="sum.output", inputs=("sum",), shape=(3,), label="scores"))
+    graph.add(Function(name="soft", inputs=("sum",), shape=(1, 3), function="sigmoid"))
+    graph.add(Output(name="sum.output", inputs=("soft",), shape=(3,), label="scores"))
     chosen = np.array([[5, 0, 6]], np.int32)
     graph.add(
         Input(name="image.5", shape=(1, 3), given="wide", given_shape=(1, 9), elements=chosen)
@@ -143,7 +144,7 @@ def test_golden_texts_parse(
 
 @given(data=st.data())
 def test_tensor_graph_round_trip(tensor_graphs: Graphs, data: st.DataObject) -> None:
-    graph = data.draw(tensor_graphs())
+    graph = data.draw(tensor_graphs(functions=True))
     text = print_tensor_graph(graph)
     parsed = parse_tensor_graph(text, collect_constants(graph))
     tensor.verify(parsed)
@@ -231,6 +232,8 @@ TENSOR_ERRORS = [
     (HEAD + "%y = mul(%x, %x) : 2x", 3, "expected the end of the line instead of 'x'"),
     (HEAD + "%y = mul(%x, %x) : 2 // name", 3, "expected a JSON value instead of 'name'"),
     (HEAD + "%y = poly(%x) : 2x3", 3, "expected '{' instead of ': 2x3'"),
+    (HEAD + "%y = function(%x) : 2x3", 3, "expected '{' instead of ': 2x3'"),
+    (HEAD + "%y = function(%x) {function=3} : 2x3", 3, "expected a string instead of '3} : 2x3'"),
     (HEAD + "%y = output(%x) {label=3} : 2x3", 3, "expected a string instead of '3} : 2x3'"),
     (
         HEAD + "%y = poly(%x) {coefficients=f16[2]#11111111} : 2x3",

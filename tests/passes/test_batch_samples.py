@@ -82,6 +82,18 @@ def test_a_norm_is_one_number_per_sample() -> None:
     assert after["inverse"].shape == (3, 1, 1)  # what reads the number itself still does
 
 
+def test_a_function_of_the_norm() -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    b.mul("square", "x", "x")
+    b.affine("sum", {"square": np.ones((1, 4))}, bias=0.5)
+    b.function("inverse", "sum", "inverse_sqrt")
+    after = batched(b.output(b.mul("y", "x", "inverse")), 3)
+    assert after["inverse.each4"].op == "function"
+    assert after["inverse.each4"].shape == (3, 1, 4)
+    assert "inverse" not in after.nodes
+
+
 def test_elements_of_an_input_are_those_of_each_sample() -> None:
     b = Builder()
     before = b.graph

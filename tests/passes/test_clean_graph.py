@@ -9,6 +9,7 @@ import numpy as np
 from fhecompile.ckks import linear_map
 from fhecompile.ir.tensor import Affine, Input, Output, TensorGraph
 from passes.clean_graph import CleanGraph
+from tests.graphs import Builder
 from tests.support import Network, assert_same_function, outline, random_inputs, run_pass
 
 RANDOM = np.random.default_rng(0)
@@ -76,6 +77,17 @@ def test_equal_polynomials() -> None:
     y = net.op("Add", net.op("Add", *squares, name="sum"), cube, name="y")
     expected = ["a = poly(x)", "sum = add(a, a)", "c = poly(x)", "y = add(sum, c)"]
     assert clean(net.graph(y))[0] == expected
+
+
+def test_equal_functions() -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    for name, function in (("a", "tanh"), ("b", "tanh"), ("c", "relu")):
+        b.function(name, "x", function)
+    b.sum("ab", "a", "b")
+    graph = b.output(b.sum("y", "ab", "c"))
+    expected = ["a = function(x)", "ab = add(a, a)", "c = function(x)", "y = add(ab, c)"]
+    assert clean(graph)[0] == expected
 
 
 def test_dead_nodes() -> None:

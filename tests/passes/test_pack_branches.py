@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fhecompile.ir.tensor import Affine, Poly, TensorGraph
+from fhecompile.ir.tensor import Affine, Function, Poly, TensorGraph
 from passes.pack_branches import PackBranches
 from tests.graphs import Builder, matrix, of_kind, run_passes
 from tests.support import Network, assert_same_function, random_inputs, run_pass
@@ -167,3 +167,18 @@ def test_branches_scaled_by_a_number_of_their_own() -> None:
         b.mul(f"gated{k}", f"map{k}", f"gate{k}")
     b.affine("total", {f"gated{k}": matrix(2, 3, k) for k in range(2)})
     pack(b.output("total"))
+
+
+@pytest.mark.parametrize("last", ["tanh", "relu"])
+def test_functions_of_one_name_are_packed(last: str) -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    for k, function in enumerate(["tanh", "tanh", last]):
+        b.affine(f"first{k}", {"x": matrix(3, 4, k)})
+        b.function(f"f{k}", f"first{k}", function)
+    for k in range(3):
+        b.affine(f"second{k}", {f"f{k}": matrix(2, 3, k)})
+    after = pack(b.output(*(f"second{k}" for k in range(3))))
+    shapes = [(node.function, node.shape) for node in of_kind(after, Function)]
+    apart = [("tanh", (1, 3)), ("tanh", (1, 3)), ("relu", (1, 3))]
+    assert shapes == ([("tanh", (3, 1, 3))] if last == "tanh" else apart)

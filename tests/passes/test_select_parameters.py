@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from fhecompile.ckks.parameters import MAX_LOG_QP, Parameters
-from fhecompile.errors import FheCompileError
-from fhecompile.ir.program import Program
+from fhecompile.errors import FheCompileError, InternalError
+from fhecompile.frontend.calibration import synthetic_calibration
+from fhecompile.ir.program import Facts, PassManager, Program
 from fhecompile.ir.scales import plan_scales
 from fhecompile.ir.tensor import TensorGraph
 from fhecompile.ir.work_model import predict_work
+from fhecompile.options import CompileOptions
+from fhecompile.pipeline import build_pipeline
+from passes.infer_ranges import Calibration
 from passes.select_parameters import DIGIT_WORTH, ScaleChoice
 from tests.graphs import FIXED_SCALES, Builder, matrix, run_passes
 
@@ -144,3 +148,14 @@ def test_the_least_work_is_chosen(features: int) -> None:
     assert len({program.facts[Parameters] for program in possible}) > 2
     best = min(possible, key=work)
     assert select(graph).facts[Parameters] == best.facts[Parameters]
+
+
+def test_functions_must_be_fitted_before() -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    graph = b.output(b.function("f", "x", "tanh"))
+    passes = build_pipeline("infer_ranges,select_parameters")
+    given = Facts([Calibration(synthetic_calibration(graph))])
+    text = "no polynomial stands for the function f: fit_functions"
+    with pytest.raises(InternalError, match=f"^pass select_parameters: {text} "):
+        PassManager(passes).run(Program(graph, CompileOptions(), given))
