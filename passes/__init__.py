@@ -12,6 +12,7 @@ BUILT_IN = (
     "merge_affine",
     "pack_branches",
     "batch_samples",
+    "fit_functions",
     "balance_quadratics",
     "lower_polynomials",
     "infer_ranges",
@@ -29,7 +30,7 @@ BUILT_IN = (
 
 DEFAULT_PIPELINE = (
     "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,clean_graph,pack_branches,"
-    "batch_samples,infer_ranges,balance_quadratics,lower_polynomials,infer_ranges,"
+    "batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,infer_ranges,"
     "select_parameters,assign_scales,assign_levels,assign_layouts,"
     "lower_affine,build_slots,limit_keys,share_rotations,schedule_operations,emit_plan"
 )

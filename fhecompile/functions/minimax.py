@@ -1,7 +1,7 @@
 r"""The best polynomial of a degree on an interval: Remez' exchange, in double precision.
 
-With u = (x - c) / r in [-1, 1], c and r centre and half width of the interval, and a weight w (1,
-or 1 / |f| for relative errors), the polynomial of degree n that minimises max |e|,
+With u = (x - c) / r in [-1, 1], c and r centre and half width of the interval, and a weight w
+(constant, or 1 / |f| for relative errors), the polynomial of degree n that minimises max |e|,
 e(u) = w(u) (p(u) - f(u)), is the one whose error takes its largest magnitude at n + 2 points with
 alternating signs (Chebyshev). From points u_i near the extremes of a Chebyshev polynomial,
 
@@ -48,8 +48,8 @@ class FittedPolynomial:
     Args:
         centre, radius: of the interval.
         coefficients: at least two, the last one not zero unless there are two.
-        error: the largest error found on the interval by evaluating exactly this polynomial,
-            relative or in units of the largest |f| (see `fhecompile.functions.table`).
+        error: the largest error found on the interval by evaluating exactly this polynomial, in
+            the unit it was fitted for.
     """
 
     centre: float
@@ -68,7 +68,7 @@ class FittedPolynomial:
 
 
 def fit_minimax(
-    f: Function, low: float, high: float, degree: int, *, relative: bool
+    f: Function, low: float, high: float, degree: int, unit: float | None
 ) -> FittedPolynomial:
     """The polynomial of least error of at most `degree` on [low, high].
 
@@ -76,7 +76,7 @@ def fit_minimax(
         f: finite on the interval; not zero there when errors are relative.
         low, high: the interval, low < high.
         degree: at least 1.
-        relative: what the error is measured by.
+        unit: what |p - f| is divided by, above zero; None: |f|.
     """
     centre, radius = (low + high) / 2, (high - low) / 2
 
@@ -84,20 +84,18 @@ def fit_minimax(
         return f(centre + radius * u)
 
     grid = -np.cos(np.linspace(0.0, np.pi, GRID_PER_POINT * (degree + 2) + 1))
-    values = np.abs(on_unit(grid))
-    unit = 1.0 if relative else float(values.max()) or 1.0  # f may be zero throughout
 
-    least = float(values.min()) if relative else unit
+    least = float(np.abs(on_unit(grid)).min()) if unit is None else unit
 
     def error(p: FloatArray, u: FloatArray) -> FloatArray:
         """The error where the polynomial's values at u are p."""
         y = on_unit(u)
-        return (p - y) / (np.abs(y) if relative else unit)
+        return (p - y) / (np.abs(y) if unit is None else unit)
 
     def largest(c: FloatArray) -> float:
         return float(np.abs(error(_horner(c, fine), fine)).max())
 
-    best = _exchange(on_unit, error, grid, degree, relative=relative, unit=unit)
+    best = _exchange(on_unit, error, grid, degree, unit)
     trimmed = chebyshev.cheb2poly(_without_small(best, ROUNDING * least))
     powers = np.zeros(degree + 1)
     powers[: len(trimmed)] = trimmed
@@ -125,9 +123,7 @@ def _exchange(
     error: Error,
     grid: FloatArray,
     degree: int,
-    *,
-    relative: bool,
-    unit: float,
+    unit: float | None,
 ) -> FloatArray:
     """Chebyshev coefficients of the best polynomial found; the steps of the module docstring."""
     angles = np.linspace(0.0, np.pi, degree + 2)
@@ -138,7 +134,7 @@ def _exchange(
     for _ in range(MOST_EXCHANGES):
         y = f(points)
         system = np.column_stack(
-            [chebyshev.chebvander(points, degree), signs * (np.abs(y) if relative else unit)]
+            [chebyshev.chebvander(points, degree), signs * (np.abs(y) if unit is None else unit)]
         )
         *a, h = np.linalg.solve(system, y)
         coefficients = np.asarray(a)

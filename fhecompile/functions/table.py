@@ -5,9 +5,9 @@ polynomial p on the interval its operand takes on the calibration data. How far 
 is measured in units of f,
 
     relative   max |p(x) / f(x) - 1|            where f is a factor that others are multiplied by
-    absolute   max |p(x) - f(x)| / max |f(x)|   where f crosses or touches zero, or is an output
+    absolute   max |p(x) - f(x)| / max |f(x)|   where f may be zero
 
-so that neither number changes when f is scaled.
+so that neither number changes when f is scaled; the last maximum is over the calibration data.
 """
 
 from __future__ import annotations
@@ -73,6 +73,13 @@ class ElementwiseFunction:
         """The values at `x`, in its shape."""
         with np.errstate(all="ignore"):
             return self.evaluate(np.asarray(x, np.float64))
+
+    def unit(self, low: float, high: float) -> float | None:
+        """What errors are divided by when the operand was seen in [low, high]; None: by |f|."""
+        if self.relative:
+            return None
+        values = self(low + (high - low) * np.arange(257) / 256)
+        return float(np.abs(values).max()) or 1.0  # relu may be zero throughout
 
     def domain_of(self, low: float, high: float) -> Domain | None:
         """The domain that holds [low, high]; None when there is none."""

@@ -64,6 +64,13 @@ def test_a_range_lies_in_one_domain() -> None:
     assert FUNCTIONS["sqrt"].domain_of(-1e-9, 1.0) is None
 
 
+def test_units_of_errors() -> None:
+    assert FUNCTIONS["inverse_sqrt"].unit(1.0, 4.0) is None
+    assert FUNCTIONS["exp"].unit(-1.0, 2.0) == math.exp(2.0)
+    assert FUNCTIONS["tanh"].unit(-2.0, 1.0) == math.tanh(2.0)
+    assert FUNCTIONS["relu"].unit(-2.0, -1.0) == 1.0
+
+
 def test_an_interval_widens_half_the_way_to_an_end() -> None:
     assert Domain().widened(1.0, 3.0, 0.5) == (0.5, 3.5)
     assert Domain(0.0).widened(1.0, 3.0, 0.25) == (0.75, 3.25)

@@ -38,6 +38,42 @@ def test_samples_cap_what_is_evaluated() -> None:
     assert result.program.facts[Ranges].largest["sum"] == 4.5
 
 
+def test_functions_are_measured_on_every_sample() -> None:
+    b = Builder()
+    b.input("x", 1, 2)
+    b.function("soft", "x", "sigmoid")
+    graph = b.output("soft")
+    found = run_pass(InferRanges(samples=2), graph, Calibration({"x": SAMPLES})).program
+    whole = run_pass(InferRanges(), graph, Calibration({"x": SAMPLES})).program
+    for name in ("largest", "mean_square", "low", "high"):
+        expected = getattr(whole.facts[Ranges], name)
+        assert getattr(found.facts[Ranges], name) == pytest.approx(expected, rel=1e-12)
+    assert found.facts[Ranges].high["x"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("function", "needed"),
+    [("inverse_sqrt", "above 0"), ("sqrt", "at least 0"), ("reciprocal", "above 0 or all below 0")],
+)
+@pytest.mark.parametrize(
+    ("synthetic", "hint"),
+    [
+        (False, "take out samples that are empty or unlike those the network was trained on"),
+        (True, "give real calibration data with --calibrate data.npz"),
+    ],
+)
+def test_values_outside_a_domain(function: str, needed: str, synthetic: bool, hint: str) -> None:
+    b = Builder()
+    b.input("x", 1, 2)
+    graph = b.output(b.function("f", "x", function))
+    with pytest.raises(FheCompileError) as caught:
+        run_pass(InferRanges(samples=1), graph, Calibration({"x": SAMPLES}, synthetic))
+    assert caught.value.render() == (
+        f"f: {function} is applied to values from -2 to 1 on the calibration data, but needs all "
+        f"of them {needed} [function-range]\n  hint: {hint}"
+    )
+
+
 def exploding() -> TensorGraph:
     b = Builder()
     b.input("x", 1, 2)
