@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from fhecompile.ckks.linear_map import LinearMap, collapse
 from fhecompile.errors import FheCompileError
 from fhecompile.frontend import maps
-from fhecompile.ir.tensor import Add, Affine, Input, Mul, Node, Output, Poly, TensorGraph
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+)
 
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -214,8 +224,12 @@ class NodeLowering:
 
     # ------------------------------------------------------------------ results
 
-    def _name(self) -> str:
-        return self.builder.unique_name(self.node.outputs[0].name or self.place)
+    def part(self, suffix: str) -> str:
+        """A name for one of several nodes that make the result."""
+        return f"{self.node.outputs[0].name or self.place}.{suffix}"
+
+    def _name(self, wanted: str | None = None) -> str:
+        return self.builder.unique_name(wanted or self.node.outputs[0].name or self.place)
 
     def affine(
         self,
@@ -240,7 +254,7 @@ class NodeLowering:
             )
         return self.builder.add(
             Affine(
-                name=self.builder.unique_name(name) if name else self._name(),
+                name=self._name(name),
                 inputs=tuple(tensor.node for tensor, _ in operands),
                 shape=shape,
                 source=self.place,
@@ -255,8 +269,8 @@ class NodeLowering:
             return value
         if value.size == math.prod(shape):
             return Tensor(value.node, shape)
-        name = f"{self.node.outputs[0].name or self.place}.expand"
-        return self.affine([(value, maps.scaling(value.shape, shape))], shape, name=name)
+        repeat = maps.scaling(value.shape, shape)
+        return self.affine([(value, repeat)], shape, name=self.part("expand"))
 
     def add_values(self, a: Tensor, b: Tensor) -> Tensor:
         """Adds y = a + b, equal in shape."""
@@ -264,13 +278,28 @@ class NodeLowering:
         node = Add(name=self._name(), inputs=nodes, shape=a.shape, source=self.place)
         return self.builder.add(node)
 
-    def multiply_values(self, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
+    def multiply_values(
+        self, a: Tensor, b: Tensor, shape: Shape, name: str | None = None
+    ) -> Tensor:
         """Adds y = a * b, each of `shape` or a single element."""
         nodes = tuple(
             x.node if x.size == 1 else self.builder.node_in_shape(x, self.place) for x in (a, b)
         )
         return self.builder.add(
-            Mul(name=self._name(), inputs=nodes, shape=shape, source=self.place)
+            Mul(name=self._name(name), inputs=nodes, shape=shape, source=self.place)
+        )
+
+    def function(self, function: str, x: Tensor, name: str | None = None) -> Tensor:
+        """Adds y = f(x) for a function of `fhecompile.functions.table`."""
+        node = self.builder.node_in_shape(x, self.place)
+        return self.builder.add(
+            Function(
+                name=self._name(name),
+                inputs=(node,),
+                shape=x.shape,
+                source=self.place,
+                function=function,
+            )
         )
 
     def polynomial(self, x: Tensor, coefficients: Sequence[float]) -> Tensor:

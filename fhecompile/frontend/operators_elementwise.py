@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fhecompile.frontend import maps
+from fhecompile.frontend import operators_function as functions
 from fhecompile.frontend.lowering import (
     FloatArray,
     NodeLowering,
@@ -15,6 +16,7 @@ from fhecompile.frontend.lowering import (
 )
 
 MAX_POWER = 32
+ROOTS = {0.5: "sqrt", -0.5: "inverse_sqrt", -1.0: "reciprocal"}
 
 
 def _shape(call: NodeLowering) -> Shape:
@@ -60,21 +62,23 @@ def lower_sub(call: NodeLowering) -> Tensor:
 
 
 def lower_mul(call: NodeLowering) -> Tensor:
-    """a * b."""
+    """a * b; silu and gelu where that is what it is."""
     a, b = call.value(0), call.value(1)
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        shape = _shape(call)
-        a, b = (x if x.size == 1 else call.expanded(x, shape) for x in (a, b))
-        return call.multiply_values(a, b, shape)
+        return functions.gated(call, a, b) or functions.multiply(call, a, b, _shape(call))
     if isinstance(a, Tensor):
         return _scaled(call, a, _doubles(b), 0.0)
     return _scaled(call, call.tensor(1), _doubles(a), 0.0)
 
 
 def lower_div(call: NodeLowering) -> Tensor:
-    """a / b for a constant b."""
-    if isinstance(call.value(1), Tensor):
-        raise UnsupportedNodeError("Div by a ciphertext")
+    """a / b; a times the reciprocal where b is encrypted."""
+    a, b = call.value(0), call.value(1)
+    if isinstance(b, Tensor):
+        if isinstance(a, Tensor):
+            return functions.divide(call, a, b, _shape(call))
+        inverse = functions.apply_function(call, "reciprocal", b, call.part("inverse"))
+        return _scaled(call, inverse, _doubles(a), 0.0)
     with np.errstate(divide="ignore"):
         factor = 1.0 / call.weights(1, "divisor")
     return _scaled(call, call.tensor(0), factor, 0.0)
@@ -86,7 +90,7 @@ def lower_neg(call: NodeLowering) -> Tensor:
 
 
 def lower_pow(call: NodeLowering) -> Value:
-    """a ** n for one positive integer n."""
+    """a ** n for one n: a positive integer, a square root or a reciprocal."""
     if isinstance(call.value(1), Tensor):
         raise UnsupportedNodeError("Pow with an encrypted exponent")
     x = call.tensor(0)
@@ -94,6 +98,9 @@ def lower_pow(call: NodeLowering) -> Value:
     if exponents.size != 1:
         raise UnsupportedNodeError("Pow with several exponents")
     exponent = float(exponents[0])
+    if exponent in ROOTS:
+        x = call.expanded(x, _shape(call))
+        return functions.apply_function(call, ROOTS[exponent], x)
     if not (exponent.is_integer() and 1 <= exponent <= MAX_POWER):
         raise UnsupportedNodeError(f"Pow with exponent {exponent:g}")
     x = call.expanded(x, _shape(call))

@@ -132,21 +132,23 @@ def lower_pad(call: NodeLowering) -> Value:
 
 def lower_reduce_sum(call: NodeLowering) -> Value:
     """The sum over axes."""
-    return _reduce(call, mean=False)
+    return reduce_axes(call, call.tensor(0), mean=False) or call.tensor(0)
 
 
 def lower_reduce_mean(call: NodeLowering) -> Value:
     """The mean over axes."""
-    return _reduce(call, mean=True)
+    return reduce_axes(call, call.tensor(0), mean=True) or call.tensor(0)
 
 
-def _reduce(call: NodeLowering, *, mean: bool) -> Value:
-    x = call.tensor(0)
+def reduce_axes(
+    call: NodeLowering, x: Tensor, *, mean: bool, name: str | None = None
+) -> Tensor | None:
+    """Sum or mean of x over the axes the node names; None when it is to reduce none."""
     rank = len(x.shape)
     axes: Sequence[int] = call.axes(1, rank) or ()
     if not axes:
         if call.attribute("noop_with_empty_axes", 0):
-            return x
+            return None
         axes = range(rank)
     weight = 1.0 / math.prod(x.shape[a] for a in axes) if mean else 1.0
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
@@ -155,4 +157,4 @@ def _reduce(call: NodeLowering, *, mean: bool) -> Value:
         if call.attribute("keepdims", 1)
         else tuple(n for a, n in enumerate(x.shape) if a not in axes)
     )
-    return call.affine([(x, maps.summing(x.shape, axes, weight))], shape)
+    return call.affine([(x, maps.summing(x.shape, axes, weight))], shape, name=name)

@@ -96,14 +96,26 @@ def _gelu(x: FloatArray) -> FloatArray:
     return np.asarray(x * special.ndtr(x), np.float64)
 
 
+def _gelu_tanh(x: FloatArray) -> FloatArray:
+    return x * _sigmoid(math.sqrt(8.0 / math.pi) * (x + 0.044715 * x**3))
+
+
+def _erf(x: FloatArray) -> FloatArray:
+    from scipy import special
+
+    return np.asarray(special.erf(x), np.float64)
+
+
 _POSITIVE = Domain(0.0, closed=False)
 _NEGATIVE = Domain(high=0.0, closed=False)
 
 FUNCTIONS = {
     f.name: f
     for f in (
+        ElementwiseFunction("erf", _erf),
         ElementwiseFunction("exp", np.exp, nonnegative=True),
         ElementwiseFunction("gelu", _gelu),  # x times the normal distribution function
+        ElementwiseFunction("gelu_tanh", _gelu_tanh),  # its usual approximation
         ElementwiseFunction(
             "inverse_sqrt",
             lambda x: 1.0 / np.sqrt(x),

@@ -337,12 +337,12 @@ def test_a_value_nobody_makes(build):
 def test_every_unsupported_node_is_reported(build):
     nodes = [
         node("Conv", ["x", "w"], ["c0"], name="conv"),
-        *(node("Relu", [f"c{i}"], [f"c{i + 1}"], name=f"/relu{i}/Relu") for i in range(4)),
+        *(node("Elu", [f"c{i}"], [f"c{i + 1}"], name=f"/elu{i}/Elu") for i in range(4)),
         node("MaxPool", ["c4"], ["p"], name="/pool", kernel_shape=[2, 2]),
         node("Pow", ["p", "exponent"], ["q"], name="/pow"),
         node("Flatten", ["q"], ["f"]),
         node("MatMul", ["f", "f"], ["g"], name="/matmul"),
-        node("Div", ["f", "f"], ["h"], name="/div"),
+        node("Clip", ["f", "one"], ["h"], name="/clip"),
         node("Fancy", ["h"], ["k"], name="/fancy", domain="com.example"),
         node("Softmax", ["h"], ["s"]),
         node("Mul", ["s", "k"], ["m"]),
@@ -350,27 +350,28 @@ def test_every_unsupported_node_is_reported(build):
         node("Add", ["o", "g"], ["y"]),
     ]
     blob = build(
-        nodes, {"x": (1, 1, 3, 3)}, {"w": np.ones((1, 1, 2, 2)), "exponent": 2.5},
+        nodes, {"x": (1, 1, 3, 3)}, {"w": np.ones((1, 1, 2, 2)), "exponent": 2.5, "one": 1.0},
         opsets=[helper.make_opsetid("com.example", 1)],
     )  # fmt: skip
     assert text_of(blob) == (
         "model: 11 nodes cannot be compiled:\n"
-        "  4 x Relu: not supported (/relu0/Relu, /relu1/Relu, /relu2/Relu, ...)\n"
+        "  4 x Elu: not supported (/elu0/Elu, /elu1/Elu, /elu2/Elu, ...)\n"
         "  1 x MaxPool: not supported (/pool)\n"
         "  1 x Pow: Pow with exponent 2.5 (/pow)\n"
         "  1 x MatMul: MatMul of two ciphertexts (/matmul)\n"
-        "  1 x Div: Div by a ciphertext (/div)\n"
+        "  1 x Clip: Clip other than with 0 from below, or of what is never negative with at most "
+        "1e-06 (/clip)\n"
         "  1 x com.example::Fancy: not supported (/fancy)\n"
         "  1 x Softmax: not supported (s)\n"
         "  1 x Cumulate: not supported (o) [unsupported-operators]\n"
-        "  hint: Relu: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
+        "  hint: Elu: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
         "how) and fine-tune\n"
         "        MaxPool: replace it by AveragePool and fine-tune\n"
-        "        Pow: use a small positive integer exponent\n"
+        "        Pow: use a small positive integer exponent, 0.5, -0.5 or -1\n"
         "        MatMul: multiply by constant weights; products of encrypted matrices are not "
         "compiled\n"
-        "        Div: multiply by a polynomial that approximates the reciprocal, or divide after "
-        "decryption\n"
+        "        Clip: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
+        "how) and fine-tune\n"
         "        com.example::Fancy: rewrite the network with supported operators, or take it off "
         "the exported model\n"
         "        Softmax: take it off the exported model and apply it after decryption, or "
@@ -396,6 +397,10 @@ FLOATS = {
         (node("Gemm", ["x", "x"]), "Gemm of two ciphertexts"),
         (node("Pow", ["c", "x"]), "Pow with an encrypted exponent"),
         (node("Pow", ["x", "e"]), "Pow with several exponents"),
+        (node("LpNormalization", ["x"], p=1), "LpNormalization with p = 1"),
+        (node("ReduceL2", ["x"], noop_with_empty_axes=1), "no axes to reduce"),
+        (node("Max", ["x", "x"]), "Max of other than a value and a number"),
+        (node("Max", ["x", "c"]), "Max of other than a value and a number"),
         (node("Pad", ["x", "p"], mode="reflect"), "Pad with mode reflect"),
         (node("Cast", ["x"], to=TensorProto.INT32), "Cast to a type that is not a float"),
         (node("Gather", ["c", "x"]), "constant input beside an encrypted operand"),

@@ -12,8 +12,12 @@ from fhecompile.functions.table import FUNCTIONS, Domain
 
 REAL = np.array([-30.0, -2.0, -0.5, 0.0, 0.25, 1.0, 7.0, 30.0])
 DEFINITIONS: dict[str, Callable[[float], float]] = {
+    "erf": math.erf,
     "exp": math.exp,
     "gelu": lambda x: 0.5 * x * math.erfc(-x / math.sqrt(2)),
+    "gelu_tanh": lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
     "inverse_sqrt": lambda x: x**-0.5,
     "reciprocal": lambda x: 1 / x,
     "relu": lambda x: max(x, 0.0),
