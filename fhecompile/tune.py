@@ -1,7 +1,8 @@
 r"""Compiles one model for many precisions and numbers of keys, to see what each costs.
 
     frontend, passes before the parameters,
-    the errors that noise and rounding cause    once
+    the errors that noise and rounding cause    once; where functions are fitted as precisely as
+                                                asked for, from there on for every precision
     parameters, scales, layouts, slot graph     for every precision
     limit_keys and what follows                 for every precision and number of keys
 
@@ -51,6 +52,7 @@ def tune(
     """
     from fhecompile.ckks.parameters import Parameters
     from fhecompile.ir.program import PassManager
+    from fhecompile.ir.tensor import Function
     from passes.select_parameters import SelectParameters, measure_errors
 
     asked = [[replace(options, precision_bits=p, max_keys=k) for k in keys] for p in precisions]
@@ -61,9 +63,14 @@ def tune(
     chosen = next((k for k, p in enumerate(passes) if Parameters in p.gives), 0)
     limited = next((k for k, p in enumerate(passes) if p.name == "limit_keys"), len(passes))
     limited = max(chosen, limited)
-    program = PassManager(passes[:chosen]).run(program)
-    if isinstance(passes[chosen], SelectParameters):
-        program = program.having(measure_errors(program))
+    fitted = next((k for k, p in enumerate(passes[:chosen]) if p.name == "fit_functions"), chosen)
+    program = PassManager(passes[:fitted]).run(program)
+    if any(isinstance(node, Function) for node in program.graph):
+        chosen = fitted
+    else:
+        program = PassManager(passes[fitted:chosen]).run(program)
+        if isinstance(passes[chosen], SelectParameters):
+            program = program.having(measure_errors(program))
     for row in asked:
         placed: Program | FheCompileError
         try:

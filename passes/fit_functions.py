@@ -25,13 +25,22 @@ from fhecompile.ckks import linear_map
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.minimax import FittedPolynomial, fit_minimax
 from fhecompile.functions.table import FUNCTIONS, ElementwiseFunction
+from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Affine, Function, Node, Poly, node_depth
 from passes.infer_ranges import Calibration, InferRanges, Ranges
 
 DEGREES = (2, 3, 5, 7, 15)
 SPARE_BITS = 2  # the part of the output's allowed error that one function may take
+MOST_SAMPLES = 16  # on which the outputs are compared
 NARROWEST = 1 / 64  # width of an interval relative to its larger end, at least
+
+
+@dataclass(frozen=True)
+class ApproximationError:
+    """What polynomials change about the outputs: rms on the calibration data, the largest one."""
+
+    rms: float
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,10 @@ class FitFunctions(Pass):
         if not remarks:
             return PassResult(program, False)
         graph = program.graph.rebuilt(nodes.values())
-        measured = InferRanges().run(replace(program, graph=graph)).program
-        return PassResult(measured, True, tuple(remarks))
+        after = InferRanges().run(replace(program, graph=graph)).program
+        changed = _output_error(program, after)
+        remarks.append(f"the outputs change by {changed.rms:.2g} (rms)")
+        return PassResult(after.having(changed), True, tuple(remarks))
 
     def interval(self, f: ElementwiseFunction, low: float, high: float) -> tuple[float, float]:
         """Where the function is fitted when its operand was seen from `low` to `high`."""
@@ -154,6 +165,14 @@ class FitFunctions(Pass):
             node=node.source or node.name,
             hint=", or ".join(hints),
         )
+
+
+def _output_error(before: Program, after: Program) -> ApproximationError:
+    inputs = {k: x[:MOST_SAMPLES] for k, x in before.facts[Calibration].inputs.items()}
+    exact, found = evaluate(before.graph, inputs), evaluate(after.graph, inputs)
+    return ApproximationError(
+        max(float(np.sqrt(np.mean((found[label] - y) ** 2))) for label, y in exact.items())
+    )
 
 
 def _measure(f: ElementwiseFunction) -> str:

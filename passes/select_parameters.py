@@ -34,6 +34,7 @@ from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePolicy, plan_scales
 from fhecompile.ir.tensor import Function
 from fhecompile.ir.work_model import predict_work
+from passes.fit_functions import ApproximationError
 from passes.infer_ranges import Calibration, Ranges
 
 # The largest of a few hundred normally distributed errors is about four standard deviations.
@@ -85,7 +86,7 @@ def measure_errors(program: Program) -> MeasuredErrors:
 
 @dataclass(frozen=True, eq=False)
 class ScaleChoice:
-    """The scale policy and what it is predicted to cost in precision (rms, absolute)."""
+    """The scale policy, and the predicted error with that of fitted functions (rms, absolute)."""
 
     policy: ScalePolicy
     predicted_error: float
@@ -205,4 +206,7 @@ class SelectParameters(Pass):
                 break
         if best is None:
             return None
-        return ScaleChoice(best[2], best[1], measured.output_range), max(1, best[0])
+        levels, error, policy = best
+        if ApproximationError in program.facts:
+            error = math.hypot(error, program.facts[ApproximationError].rms)
+        return ScaleChoice(policy, error, measured.output_range), max(1, levels)

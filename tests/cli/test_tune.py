@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from fhecompile.ir.program import PassResult, Program
 from fhecompile.plan import Plan
 from fhecompile.plan.summary import summarise
 from passes import select_parameters
+from passes.fit_functions import FitFunctions
 from passes.fuse_polynomials import FusePolynomials
 from tests.cli.conftest import Call
+from tests.small import write_model
 
 TOY = ("--ring-dimension", "256", "--insecure-toy")
 
@@ -55,6 +58,26 @@ def test_the_network_is_prepared_once(
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     assert call("tune", model, *TOY, "--precision-bits", "4,8,12").code == 0
     assert runs == ["run", "predict_error"]
+
+
+def test_functions_are_fitted_for_every_precision(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, fit = [], FitFunctions.run
+
+    def counted(self: FitFunctions, program: Program) -> PassResult:
+        result = fit(self, program)
+        fitted.append(result.remarks[0].split(" by ")[1].split(",")[0])
+        return result
+
+    monkeypatch.setattr(FitFunctions, "run", counted)
+    model = write_model(tmp_path / "tanh.onnx", activation="Tanh")
+    options = ("--passes", "+fit_functions{degree=15}", "--precision-bits", "2,12,40")
+    done = call("tune", model, *TOY, *options, "--json", "-q")
+    points = json.loads(done.out)["points"]
+    assert fitted == ["degree 5", "degree 15"]
+    assert points[0]["cost"]["error"] > 100 * points[1]["cost"]["error"]
+    assert points[2]["reason"].startswith("no polynomial of degree 15 is close enough to tanh on ")
 
 
 def test_what_cannot_be_reached_is_a_line(call: Call, model: Path) -> None:

@@ -1,0 +1,145 @@
+"""Networks with functions that are no polynomials, from ONNX to slots and ciphertexts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime
+from fhecompile.compile import Compilation, compile_model
+from fhecompile.errors import FheCompileError
+from fhecompile.frontend import import_model
+from fhecompile.frontend.reference import run_reference_samples
+from fhecompile.ir.evaluate import evaluate
+from fhecompile.ir.tensor import Function
+from fhecompile.options import CompileOptions
+from tests.support import FloatArray, Network
+
+TOY = {"ring_dimension": 256, "insecure_toy": True}
+FEATURES = 12
+FIT = 2.0**-10  # what fit_functions allows at 8 bits
+
+
+def embedding(head: str) -> bytes:
+    """A fully connected layer, then x / |x| as torch or as ONNX writes it."""
+    random = np.random.default_rng(5)
+    net = Network(x=(1, FEATURES))
+    weights = random.normal(size=(8, FEATURES)) / 12
+    y = net.op("Gemm", "x", weights, random.normal(size=8), transB=1, name="dense")
+    if head == "normalize":
+        norm = net.op("ReduceL2", y, axes=[1], keepdims=1)
+        norm = net.op("Clip", norm, np.float32(1e-12))
+        norm = net.op("Expand", norm, net.op("Shape", y))
+        net.op("Div", y, norm, name="y")
+    else:
+        net.op("LpNormalization", y, axis=1, p=2, name="y")
+    return net.model("y")
+
+
+def activated(kind: str) -> bytes:
+    """Two fully connected layers with an activation between them."""
+    random = np.random.default_rng(6)
+    net = Network(x=(1, FEATURES))
+    h = net.op("Gemm", "x", random.normal(size=(8, FEATURES)) / 8, transB=1)
+    h = net.op("Mul", h, net.op("Sigmoid", h)) if kind == "Silu" else net.op(kind, h)
+    net.op("Gemm", h, random.normal(size=(5, 8)) / 3, random.normal(size=5), transB=1, name="y")
+    return net.model("y")
+
+
+def samples(count: int = 40) -> FloatArray:
+    return np.random.default_rng(7).uniform(-1.0, 1.0, (count, 1, FEATURES))
+
+
+def compiled(model: bytes, **options: object) -> Compilation:
+    return compile_model(model, samples(), CompileOptions(**TOY, **options))  # type: ignore[arg-type]
+
+
+def remarks(compilation: Compilation) -> tuple[str, ...]:
+    (record,) = [r for r in compilation.records if r.name == "fit_functions"]
+    return record.remarks
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("head", ["normalize", "LpNormalization"])
+def test_normalised_embeddings(head: str, batch: int) -> None:
+    model = embedding(head)
+    done = compiled(model, batch=batch)
+    remark, _ = remarks(done)
+    name = "y.inverse" + batch // 3 * ".each8"
+    assert remark.startswith(f"{name}: inverse_sqrt on ")
+    x = samples(5)
+    expected = run_reference_samples(model, {"x": x.astype(np.float32)})["y"]
+    assert np.allclose(np.linalg.norm(expected, axis=-1), 1.0, atol=1e-6)
+    errors = {}
+    for mode in ("clear", "simulate"):
+        found = runtime.run(done.plan, x, mode)["y"].reshape(expected.shape)  # type: ignore[arg-type]
+        errors[mode] = np.abs(found - expected).max()
+        # One factor for all elements of an embedding: its direction is exact.
+        norms = np.linalg.norm(found, axis=-1)
+        assert np.abs(norms - 1.0).max() <= FIT + 2e-3 * (mode == "simulate")
+        direction = np.sum(found * expected, axis=-1) / norms
+        assert direction.min() >= 1.0 - (1e-5 if mode == "simulate" else 1e-6)
+    assert errors["clear"] <= FIT
+    assert errors["simulate"] <= 2.0**-8
+    assert errors["clear"] <= 10 * done.plan.program.prediction.error
+
+
+@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Silu", "Exp"])
+def test_activations(kind: str) -> None:
+    model = activated(kind)
+    done = compiled(model, batch=2)
+    x = samples(4)
+    graph = import_model(model).graph
+    (function,) = [node.function for node in graph.rebuilt(graph) if isinstance(node, Function)]
+    assert function == kind.lower()
+    expected = evaluate(graph, {"x": x})["y"]
+    largest = np.abs(expected).max()
+    for mode, allowed in (("clear", 2.0**-8), ("simulate", 2.0**-7)):
+        found = runtime.run(done.plan, x, mode)["y"].reshape(expected.shape)  # type: ignore[arg-type]
+        assert np.abs(found - expected).max() <= allowed * largest
+    assert len(remarks(done)) == 2
+
+
+def test_encrypted() -> None:
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    model = embedding("normalize")
+    plan = compiled(model).plan
+    x = samples(1)
+    expected = run_reference_samples(model, {"x": x.astype(np.float32)})["y"]
+    found = runtime.run(plan, x, insecure_toy=True)["y"].reshape(expected.shape)
+    assert np.abs(found - expected).max() <= 2.0**-8
+
+
+def test_precision_asks_for_degree() -> None:
+    model = embedding("normalize")
+    depths = []
+    for bits, passes in ((4.0, ""), (8.0, ""), (16.0, "+fit_functions{degree=15}")):
+        done = compiled(model, precision_bits=bits, passes=passes)
+        depths.append(done.plan.program.prediction.multiplicative_depth)
+        expected = evaluate(import_model(model).graph, {"x": samples()})["y"]
+        found = runtime.run(done.plan, samples(), "clear")["y"].reshape(expected.shape)
+        assert np.abs(found - expected).max() <= 2.0 ** -(bits + 2)
+    assert depths == sorted(depths) and depths[0] < depths[-1]
+
+
+def test_relu_is_refused_with_what_to_do() -> None:
+    with pytest.raises(FheCompileError) as caught:
+        compiled(activated("Relu"))
+    text = caught.value.render()
+    assert text.startswith("relu1: no polynomial of degree 7 is close enough to relu on -")
+    assert text.endswith("or replace it by a polynomial activation and fine-tune")
+
+
+def test_an_empty_sample_is_refused(tmp_path: Path) -> None:
+    net = Network(x=(1, 4))
+    net.op("LpNormalization", "x", name="y")
+    x = np.concatenate([np.ones((3, 1, 4)), np.zeros((1, 1, 4))])
+    with pytest.raises(FheCompileError) as caught:
+        compile_model(net.model("y"), x, CompileOptions(**TOY))  # type: ignore[arg-type]
+    assert caught.value.render() == (
+        "y: inverse_sqrt is applied to values from 0 to 4 on the calibration data, but needs all "
+        "of them above 0 [function-range]\n"
+        "  hint: take out samples that are empty or unlike those the network was trained on"
+    )
