@@ -16,6 +16,7 @@ The polynomial is good on the interval and nowhere else: it leaves it like a_n u
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -56,9 +57,9 @@ class FitFunctions(Pass):
 
     def requires(self, program: Program) -> None:
         wrong = ""
-        if self.margin < 0:
+        if not 0 <= self.margin < math.inf:
             wrong = f"margin is {self.margin:g}, allowed are 0 and more"
-        elif self.error < 0:
+        elif not 0 <= self.error < math.inf:
             wrong = f"error is {self.error:g}, allowed are 0 and more"
         elif not DEGREES[0] <= self.degree <= DEGREES[-1]:
             wrong = f"degree is {self.degree}, allowed are {DEGREES[0]} to {DEGREES[-1]}"
@@ -145,7 +146,7 @@ class FitFunctions(Pass):
         more_is_enough: bool,
         program: Program,
     ) -> FheCompileError:
-        f = FUNCTIONS[node.function]
+        f, tried = FUNCTIONS[node.function], max(d for d in DEGREES if d <= self.degree)
         hints = ["calibrate with data like those of use: a narrower range needs less degree"]
         if program.facts[Calibration].synthetic:
             hints = ["give real calibration data with --calibrate data.npz"]
@@ -160,7 +161,7 @@ class FitFunctions(Pass):
             hints.append("replace it by a polynomial activation and fine-tune")
         return FheCompileError(
             "function-range",
-            f"no polynomial of degree {self.degree} is close enough to {f.name} on "
+            f"no polynomial of degree {tried} is close enough to {f.name} on "
             f"{_span(best)}: {_measure(f)} {best.error:.2g}, allowed is {allowed:.2g}",
             node=node.source or node.name,
             hint=", or ".join(hints),

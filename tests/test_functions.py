@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -86,6 +84,37 @@ def test_normalised_embeddings(head: str, batch: int) -> None:
     assert errors["clear"] <= 10 * done.plan.program.prediction.error
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_rows_are_normalised_each_by_itself(batch: int) -> None:
+    net = Network(x=(3, 6))
+    net.op("LpNormalization", "x", axis=1, name="y")
+    x = np.random.default_rng(8).uniform(0.5, 1.0, (16, 3, 6))
+    options = CompileOptions(**TOY, batch=batch)  # type: ignore[arg-type]
+    plan = compile_model(net.model("y"), x, options).plan
+    found = runtime.run(plan, x, "clear")["y"].reshape(x.shape)
+    expected = x / np.linalg.norm(x, axis=2, keepdims=True)
+    assert np.abs(found - expected).max() <= FIT
+    assert np.abs(found / x - (found / x)[:, :, :1]).max() <= 1e-6
+
+
+def test_branches_share_a_polynomial() -> None:
+    """Both take the range of the wider one, as they are evaluated together."""
+    random = np.random.default_rng(9)
+    net = Network(x=(1, FEATURES))
+    parts = [
+        net.op("Tanh", net.op("MatMul", "x", random.normal(size=(FEATURES, 4)) / 20 * scale))
+        for scale in (1, 3)
+    ]
+    joined = net.op("Concat", *parts, axis=1)
+    net.op("MatMul", joined, random.normal(size=(8, 2)), name="y")
+    model = net.model("y")
+    done = compiled(model)
+    assert len(remarks(done)) == 2
+    expected = evaluate(import_model(model).graph, {"x": samples()})["y"]
+    found = runtime.run(done.plan, samples(), "clear")["y"].reshape(expected.shape)
+    assert np.abs(found - expected).max() <= 2.0**-8 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Silu", "Exp"])
 def test_activations(kind: str) -> None:
     model = activated(kind)
@@ -132,7 +161,7 @@ def test_relu_is_refused_with_what_to_do() -> None:
     assert text.endswith("or replace it by a polynomial activation and fine-tune")
 
 
-def test_an_empty_sample_is_refused(tmp_path: Path) -> None:
+def test_an_empty_sample_is_refused() -> None:
     net = Network(x=(1, 4))
     net.op("LpNormalization", "x", name="y")
     x = np.concatenate([np.ones((3, 1, 4)), np.zeros((1, 1, 4))])

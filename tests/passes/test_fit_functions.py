@@ -224,6 +224,11 @@ def test_what_more_degree_reaches() -> None:
     )
 
 
+def test_degrees_between_are_not_tried() -> None:
+    text = refusal(applied("relu"), -2.5, 2.5, p=FitFunctions(degree=6))
+    assert text.startswith("f: no polynomial of degree 5 is close enough to relu on -5 to 7: ")
+
+
 def test_an_error_of_ones_own() -> None:
     text = refusal(applied("tanh"), -2.0, 2.0, p=FitFunctions(degree=15, error=1e-9))
     assert "allowed is 1e-09 [function-range]" in text
@@ -234,7 +239,9 @@ def test_an_error_of_ones_own() -> None:
     ("options", "text"),
     [
         ({"margin": -1.0}, "margin is -1, allowed are 0 and more"),
+        ({"margin": math.inf}, "margin is inf, allowed are 0 and more"),
         ({"error": -0.5}, "error is -0.5, allowed are 0 and more"),
+        ({"error": math.nan}, "error is nan, allowed are 0 and more"),
         ({"degree": 1}, "degree is 1, allowed are 2 to 15"),
         ({"degree": 16}, "degree is 16, allowed are 2 to 15"),
     ],
