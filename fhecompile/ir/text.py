@@ -40,18 +40,7 @@ from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ckks.operations import Kind, ValueType
 from fhecompile.errors import InternalError
 from fhecompile.ir.slots import MapConstant, SlotGraph, SlotNode, VectorConstant
-from fhecompile.ir.tensor import (
-    Add,
-    Affine,
-    Function,
-    Input,
-    Mul,
-    Node,
-    Output,
-    Poly,
-    Shape,
-    TensorGraph,
-)
+from fhecompile.ir.tensor import Add, Affine, Function, Input, Mul, Node, Output, Poly, TensorGraph
 from fhecompile.ir.text_line import DTYPES, Array, Constants, Line
 
 T = TypeVar("T")
@@ -222,7 +211,7 @@ def _slot_line(node: SlotNode) -> str:
     return f"%{node.id} = {node.op}({operands}){braces} : {value_type}  // {node.layer}"
 
 
-def _shape_text(shape: Shape) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
