@@ -5,13 +5,14 @@ ONNX file --frontend--> tensor graph --passes--> slot graph --emit_plan--> plan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fhecompile.errors import FheCompileError
-from fhecompile.options import CompileOptions
+from fhecompile.options import CompileOptions, Match
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,6 +138,12 @@ def check_options(options: CompileOptions) -> None:
         wrong = f"ring_dimension is {n}, allowed are powers of two from 16 to {rings[-1]}"
     elif not 1 <= options.batch <= MOST_SAMPLES:
         wrong = f"batch is {options.batch}, allowed are 1 to {MOST_SAMPLES}"
+    elif options.match not in get_args(Match):
+        wrong = f"match is {options.match}, allowed are cosine and distance"
+    elif not math.isfinite(options.threshold):
+        wrong = f"threshold is {options.threshold}, allowed are finite numbers"
+    elif options.threshold and not options.match:
+        wrong = "threshold is given without match, there is nothing to subtract it from"
     elif options.max_keys < 0:
         wrong = f"max_keys is {options.max_keys}, allowed are 0 and more"
     elif options.max_memory is not None and options.max_memory < LEAST_MEMORY:

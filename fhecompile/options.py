@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Match = Literal["", "cosine", "distance"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,9 @@ class CompileOptions:
         security_bits: classical security of the parameters, 128, 192 or 256.
         insecure_toy: allow a ring too small for `security_bits`; the plan says so everywhere.
         ring_dimension: use this ring dimension instead of the smallest that fits.
+        match: what a plan computes of pairs of samples instead of the model's output, "cosine" or
+            "distance" (squared, Euclidean); empty: the model's output.
+        threshold: subtracted from what `match` computes.
         batch: samples that share one set of ciphertexts; takes longer than one of them, but not as
             many times.
         max_keys: rotation keys a plan may need; rare rotations are composed of others.
@@ -28,6 +34,8 @@ class CompileOptions:
     security_bits: int = 128
     insecure_toy: bool = False
     ring_dimension: int | None = None
+    match: Match = ""
+    threshold: float = 0.0
     batch: int = 1
     max_keys: int = 64
     max_memory: int | None = None

@@ -35,12 +35,17 @@ class BatchSamples(Pass):
         count = program.options.batch
         if count == 1:
             return PassResult(program, False)
-        graph = _spread_scalars(program.graph)
-        batched = graph.rebuilt([_batched(node, count) for node in graph])
+        batched = stack_samples(program.graph, count)
         calibration = program.facts[Calibration]
         inputs = {name: _grouped(x, count) for name, x in calibration.inputs.items()}
         after = replace(program, graph=batched).having(replace(calibration, inputs=inputs))
         return PassResult(after, True, (f"{count} samples share ciphertexts",))
+
+
+def stack_samples(graph: TensorGraph, count: int) -> TensorGraph:
+    """The graph for `count` samples along a new leading axis of every tensor."""
+    spread = _spread_scalars(graph)
+    return spread.rebuilt([_batched(node, count) for node in spread])
 
 
 def _grouped(samples: NDArray[np.float64], count: int) -> NDArray[np.float64]:

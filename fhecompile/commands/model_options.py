@@ -23,6 +23,19 @@ def model_options(function: Function) -> Function:
             help="Samples like the network's inputs: .npy, .npz, or file.npz:array.",
         ),
         click.option(
+            "--match",
+            type=click.Choice(["cosine", "distance"]),
+            default=None,
+            help="Compare pairs of samples: one number per pair instead of the model's output.",
+        ),
+        click.option(
+            "--threshold",
+            type=float,
+            default=0.0,
+            metavar="T",
+            help="Subtract this from what --match computes.",
+        ),
+        click.option(
             "--batch",
             type=int,
             default=1,
@@ -67,6 +80,8 @@ def read_options(given: Mapping[str, Any], **more: Any) -> tuple[str | None, Com
         security_bits=int(given["security"]),
         insecure_toy=given["insecure_toy"],
         ring_dimension=given["ring_dimension"],
+        match=given["match"] or "",
+        threshold=given["threshold"],
         batch=given["batch"],
         max_memory=given["max_memory"],
         input_shapes=dict(map(_shape, given["input_shapes"])),
