@@ -140,13 +140,21 @@ class CryptoFaceNet(nn.Module):
         self.linear = nn.Linear(features * patches, EMBEDDING)
         self.bn = nn.BatchNorm1d(EMBEDDING, affine=False)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def patch_features(self, image: Tensor) -> list[Tensor]:
+        """Return the features of each patch, N x 256, patches row by row."""
         features = []
         for p, net in enumerate(self.nets):
             top, left = PATCH * (p // self.side), PATCH * (p % self.side)
             features.append(net(image[:, :, top : top + PATCH, left : left + PATCH]))
+        return features
+
+    def embed(self, features: list[Tensor]) -> Tensor:
+        """Join what `patch_features` returned to the embedding, N x 256."""
         embedding: Tensor = self.bn(self.linear(torch.cat(features, dim=1)))
         return embedding
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.embed(self.patch_features(image))
 
 
 def smooth_images(count: int, size: int, generator: torch.Generator) -> Tensor:
