@@ -139,11 +139,13 @@ def check_options(options: CompileOptions) -> None:
     elif not 1 <= options.batch <= MOST_SAMPLES:
         wrong = f"batch is {options.batch}, allowed are 1 to {MOST_SAMPLES}"
     elif options.match not in get_args(Match):
-        wrong = f"match is {options.match}, allowed are cosine and distance"
+        wrong = f"match is {options.match}, allowed are cosine, distance and gallery"
     elif not math.isfinite(options.threshold):
         wrong = f"threshold is {options.threshold}, allowed are finite numbers"
-    elif options.threshold and not options.match:
-        wrong = "threshold is given without match, there is nothing to subtract it from"
+    elif options.threshold and options.match not in ("cosine", "distance"):
+        wrong = "threshold is given without pairs to match, there is nothing to subtract it from"
+    elif options.batch > 1 and options.match == "gallery":
+        wrong = f"batch is {options.batch}, but a gallery's templates are made one at a time"
     elif options.max_keys < 0:
         wrong = f"max_keys is {options.max_keys}, allowed are 0 and more"
     elif options.max_memory is not None and options.max_memory < LEAST_MEMORY:

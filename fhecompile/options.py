@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Match = Literal["", "cosine", "distance"]
+Match = Literal["", "cosine", "distance", "gallery"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class CompileOptions:
         security_bits: classical security of the parameters, 128, 192 or 256.
         insecure_toy: allow a ring too small for `security_bits`; the plan says so everywhere.
         ring_dimension: use this ring dimension instead of the smallest that fits.
-        match: what a plan computes of pairs of samples instead of the model's output, "cosine" or
-            "distance" (squared, Euclidean); empty: the model's output.
-        threshold: subtracted from what `match` computes.
+        match: what a plan computes instead of the model's output: of pairs of samples "cosine" or
+            "distance" (squared, Euclidean), of one a template to be stored, "gallery".
+        threshold: subtracted from what `match` computes of pairs.
         batch: samples that share one set of ciphertexts; takes longer than one of them, but not as
             many times.
         max_keys: rotation keys a plan may need; rare rotations are composed of others.

@@ -11,7 +11,7 @@ BUILT_IN = (
     "fuse_polynomials",
     "merge_affine",
     "pack_branches",
-    "match_pairs",
+    "match_embeddings",
     "batch_samples",
     "fit_functions",
     "balance_quadratics",
@@ -31,7 +31,7 @@ BUILT_IN = (
 
 DEFAULT_PIPELINE = (
     "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,clean_graph,pack_branches,"
-    "match_pairs,batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,infer_ranges,"
+    "match_embeddings,batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,infer_ranges,"
     "select_parameters,assign_scales,assign_levels,assign_layouts,"
     "lower_affine,build_slots,limit_keys,share_rotations,schedule_operations,emit_plan"
 )

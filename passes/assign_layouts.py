@@ -29,6 +29,7 @@ from typing import ClassVar
 from fhecompile.ckks.bsgs import RotationCosts, rotation_costs
 from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.diagonals import Packing
+from fhecompile.ckks.gallery import template_layout
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.map_cost import MapCost, estimate_map, unpacking_seconds
 from fhecompile.ckks.offsets import IndexParts
@@ -141,6 +142,9 @@ class _Search:
         self.precision = program.options.precision_bits
         self.mask_order = order_for(2.0 ** -(self.precision + 6.0))
         self.classes = layout_classes(self.graph)
+        self.template = ""  # the value that is to be a template
+        if program.options.match == "gallery":
+            self.template = self.graph.outputs()[0].inputs[0]
         self.followed: dict[str, list[Relation]] = {}
         self.parts: dict[tuple[str, int], IndexParts] = {}
         self.estimates: dict[tuple[object, ...], MapCost | None] = {}
@@ -208,6 +212,8 @@ class _Search:
             return input_layouts(self.graph, node, self.slots)
         if not isinstance(node, Affine) or (is_product_free(node) and node.size > 1):
             return [state.layout[node.inputs[0]]]
+        if self.template in self.classes[node.name]:
+            return [template_layout(node.shape, self.slots)]
         users = [u for name in self.classes[node.name] for u in self.graph.users()[name]]
         private = all(isinstance(u, Output) for u in users)
         parts = 2 if self.options.complex and private and node.size > 1 else 1

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from fhecompile.ckks import linear_map
 from fhecompile.ckks.bsgs import signed_offset
 from fhecompile.ckks.diagonals import DiagonalMap
+from fhecompile.ckks.gallery import template_scale
 from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.parameters import Parameters
 from fhecompile.ckks.slot_mask import mask_factor
 from fhecompile.errors import InternalError
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -52,7 +54,7 @@ from passes.lower_affine import LoweredMaps, MapGroup
 class BuildSlots(Pass):
     """See the module docstring."""
 
-    needs: ClassVar[tuple[type, ...]] = (Layouts, LoweredMaps, ScalePlan, Levels)
+    needs: ClassVar[tuple[type, ...]] = (Layouts, LoweredMaps, ScalePlan, Levels, Parameters)
 
     def run(self, program: Program) -> PassResult:
         builder = _Builder(program)
@@ -72,6 +74,8 @@ class _Builder:
         self.mask_order = program.facts[Layouts].mask_order
         self.groups = program.facts[LoweredMaps].groups
         self.scales = program.facts[ScalePlan]
+        self.parameters = program.facts[Parameters]
+        self.is_template = program.options.match == "gallery"
         self.slots = SlotGraph(self.scales.policy.prime_bits)
         self.values: dict[str, list[int]] = {}
         self.copied: dict[tuple[int, int], int] = {}
@@ -87,6 +91,7 @@ class _Builder:
                 self.values[node.name] = self._input(node)
             case Output():
                 for part, value in enumerate(self.values[node.inputs[0]]):
+                    value = self._as_template(value) if self.is_template else value
                     self.emit("output", value, tensor=self.outputs[node.name], part=part)
                 self.values[node.name] = self.values[node.inputs[0]]
             case Affine():
@@ -97,6 +102,19 @@ class _Builder:
                 self.values[node.name] = self._binary(node)
             case _:
                 raise InternalError(f"no lowering for {node.op}")
+
+    def _as_template(self, value: int) -> int:
+        """The value at the level and scale that `fhecompile.ckks.gallery` asks for."""
+        level, scale = template_scale(self.parameters)
+        q = self.parameters.prime_bits
+        missing = math.floor(scale - self.scale(value) + 1e-9)
+        rescales = math.ceil(-missing / q) if missing < 0 else 0
+        value = self.at_level(value, level - rescales)
+        if bits := missing + rescales * q:
+            value = self.emit("scale_up", value, bits=bits)
+        for _ in range(rescales):
+            value = self.emit("rescale", value)
+        return value
 
     def _input(self, node: Input) -> list[int]:
         tensor = self.inputs[node.given or node.name]

@@ -9,6 +9,7 @@ A key is worth what its rotations would cost without it. With r = s + t, both s 
 
 Keys go one at a time, the cheapest first, until there are at most `max_keys` and all keys fit half
 of `max_memory`; the other half is for ciphertexts and constants, whose memory is known only later.
+A gallery (`--match gallery`) has rotations of its own, whose keys stay and may be composed of.
 Keys that compositions need stay until all others are gone; then one of them may be composed in
 turn, and what is composed of it takes one key switch more.
 """
@@ -24,6 +25,7 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.slots import SlotGraph, SlotNode
+from passes.share_rotations import kept_rotations
 
 OTHER_KEYS = 2  # conjugation and relinearisation
 
@@ -42,7 +44,7 @@ class LimitKeys(Pass):
             keys = (program.options.max_memory // 2) // parameters.key_bytes - OTHER_KEYS
             budget = max(0, min(budget, keys))
         uses = _uses(graph, parameters)
-        composed = _compose(uses, parameters.slots, budget)
+        composed = _compose(uses, parameters.slots, budget, kept_rotations(program))
         remark = f"{len(uses)} rotations, {len(composed)} composed of others"
         if not composed:
             return PassResult(program, False, (remark,))
@@ -95,16 +97,21 @@ def _costs(
     return levels[level]
 
 
-def _compose(uses: dict[int, list[_Use]], slots: int, budget: int) -> dict[int, tuple[int, int]]:
-    """Offset -> the two kept offsets it is composed of, until at most `budget` are kept."""
-    kept = set(uses)
-    dearer = dict.fromkeys(uses, 0.0)  # what composing a key costs those composed of it
+def _compose(
+    uses: dict[int, list[_Use]], slots: int, budget: int, given: set[int]
+) -> dict[int, tuple[int, int]]:
+    """Offset -> the two kept offsets it is composed of, until at most `budget` are kept.
+
+    Those `given` have a key anyway.
+    """
+    kept = set(uses) | given
+    dearer = dict.fromkeys(kept, 0.0)  # what composing a key costs those composed of it
     composed: dict[int, tuple[int, int]] = {}
-    options = {r: _options(r, uses[r], kept, slots) for r in kept}
+    options = {r: _options(r, uses[r], kept, slots) for r in uses if r not in given}
     while len(kept) > budget:
         best: tuple[tuple[bool, float], int, tuple[int, int]] | None = None
         for r in sorted(kept):
-            for cost, pair in options[r]:
+            for cost, pair in options.get(r, ()):
                 rank = (dearer[r] > 0, cost + dearer[r])
                 if best is not None and rank >= best[0]:
                     break

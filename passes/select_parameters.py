@@ -22,6 +22,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from fhecompile.ckks.gallery import TEMPLATE_BITS
 from fhecompile.ckks.parameters import (
     FIRST_PRIME_BITS,
     MAX_LOG_QP,
@@ -31,7 +32,7 @@ from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.scales import ScalePolicy, plan_scales
+from fhecompile.ir.scales import ScalePlan, ScalePolicy, plan_scales
 from fhecompile.ir.tensor import Function
 from fhecompile.ir.work_model import predict_work
 from passes.fit_functions import ApproximationError
@@ -155,6 +156,12 @@ class SelectParameters(Pass):
             hint="lower --precision-bits, or make the network shallower",
         )
 
+    def _template_levels(self, program: Program, scales: ScalePlan) -> int:
+        """Primes that let the output be made a template (`fhecompile.ckks.gallery`)."""
+        (output,) = program.graph.outputs()
+        above = scales.scale[output.name] - (self.prime_bits + TEMPLATE_BITS)
+        return scales.level[output.name] + 1 + max(0, math.ceil(above / self.prime_bits))
+
     def _parameters(self, program: Program, n: int, levels: int) -> list[Parameters]:
         """The secure parameters by number of digits, or one insecure choice if that is allowed."""
         options = program.options
@@ -198,7 +205,10 @@ class SelectParameters(Pass):
             fewest = self.prime_bits * len(program.graph.nodes)
             for bump in range(0, self.prime_bits, 3):
                 policy = ScalePolicy(s, a, self.prime_bits, float(bump))
-                levels = plan_scales(program.graph, policy).levels(largest, FIRST_PRIME_BITS)
+                scales = plan_scales(program.graph, policy)
+                levels = scales.levels(largest, FIRST_PRIME_BITS)
+                if program.options.match == "gallery":
+                    levels = max(levels, self._template_levels(program, scales))
                 fewest = min(fewest, levels)
                 if best is None or (levels, error) < best[:2]:
                     best = (levels, error, policy)

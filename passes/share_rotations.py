@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from fhecompile.ckks.gallery import gallery_rotations
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.slots import SlotGraph, SlotNode
@@ -25,6 +26,14 @@ class RotationKeys:
 
     offsets: tuple[int, ...]
     conjugation: bool
+
+
+def kept_rotations(program: Program) -> set[int]:
+    """Offsets in [1, slots) that need a key whatever the network rotates by: those of a gallery."""
+    if program.options.match != "gallery":
+        return set()
+    (output,) = program.graph.outputs()
+    return gallery_rotations(output.size, program.facts[Parameters].slots)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class ShareRotations(Pass):
         offsets = {
             node.attributes["offset"] % slots for node in graph if "offset" in node.attributes
         }
+        offsets |= kept_rotations(program)
         keys = RotationKeys(
             tuple(sorted(offsets - {0})), any(node.op == "conjugate" for node in graph)
         )

@@ -5,6 +5,8 @@ encrypt PLAN --key public.key --input x.npz         whoever has inputs encrypts 
 evaluate PLAN --key evaluation.keys --input x.fhe   the server computes, without a secret key
 decrypt PLAN --key secret.key --input y.fhe         the client reads the answer
 
+enrol, identify, scores, gallery, remove            see `runtime.gallery`
+
 `python -m runtime.run` plays all of them in one process.
 """
 
@@ -23,6 +25,7 @@ from fhecompile.version import __version__
 from runtime.client import check_secure
 from runtime.command import complain, count, end_command
 from runtime.costs import evaluation_threads, find_costs
+from runtime.gallery.commands import add_roles
 from runtime.inputs import read_inputs
 from runtime.key_files import describe_keys, make_keys
 from runtime.progress import ProgressBar
@@ -75,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
     decrypt = _role(roles, "decrypt", _decrypt, "decrypts outputs")
     _files(decrypt, "secret.key", "encrypted outputs")
+
+    add_roles(lambda name, role, text: _role(roles, name, role, text), _load)
     return parser
 
 

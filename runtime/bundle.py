@@ -22,7 +22,9 @@ from fhecompile.errors import FheCompileError
 from fhecompile.plan.files import open_atomically
 from fhecompile.plan.schema import ParametersInfo, Struct
 
-Kind = Literal["secret-key", "public-key", "evaluation-keys", "inputs", "outputs"]
+Kind = Literal[
+    "secret-key", "public-key", "evaluation-keys", "inputs", "outputs", "template", "scores"
+]
 FORMAT = "fhecompile-bundle"
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -34,6 +36,8 @@ _TITLES: dict[str, str] = {
     "evaluation-keys": "evaluation keys",
     "inputs": "encrypted inputs",
     "outputs": "encrypted outputs",
+    "template": "a stored template",
+    "scores": "encrypted scores",
 }
 
 

@@ -46,12 +46,17 @@ def encrypt_inputs(
     plan: Plan, public: PublicContext, inputs: Mapping[int, FloatArray]
 ) -> dict[PartKey, Any]:
     """See `Client.encrypt`; the public key suffices."""
-    scales = input_scales(plan)
+    types = {
+        (info.attributes["tensor"], info.attributes["part"]): plan.types[number]
+        for number, info in enumerate(plan.program.operations)
+        if info.op == "input"
+    }
     encrypted = {}
     for number, value in inputs.items():
         shape = (plan.program.batch, *plan.program.inputs[number].shape)
         for part, vector in enumerate(pack_input(plan, number, value.reshape(shape))):
-            encrypted[number, part] = public.encrypt(vector, scales[number, part])
+            kind = types[number, part]
+            encrypted[number, part] = public.encrypt(vector, kind.scale, kind.level)
     return encrypted
 
 

@@ -35,10 +35,10 @@ class PublicContext:
     public_key: Any
     parameters: Parameters
 
-    def encrypt(self, vector: Vector, scale: float) -> Ciphertext:
-        """A fresh ciphertext of a slot vector at level 0 and scale 2^scale."""
+    def encrypt(self, vector: Vector, scale: float, level: int = 0) -> Ciphertext:
+        """A fresh ciphertext of a slot vector at a level and scale 2^scale."""
         with wrapped("encrypting"):
-            plaintext = encode_vector(self.context, self.parameters, vector, scale, 0)
+            plaintext = encode_vector(self.context, self.parameters, vector, scale, level)
             return self.context.Encrypt(self.public_key, plaintext)
 
 

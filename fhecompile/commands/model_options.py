@@ -24,9 +24,9 @@ def model_options(function: Function) -> Function:
         ),
         click.option(
             "--match",
-            type=click.Choice(["cosine", "distance"]),
+            type=click.Choice(["cosine", "distance", "gallery"]),
             default=None,
-            help="Compare pairs of samples: one number per pair instead of the model's output.",
+            help="Compare pairs of samples (one number per pair), or make templates for a gallery.",
         ),
         click.option(
             "--threshold",

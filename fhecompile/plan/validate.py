@@ -348,8 +348,6 @@ class _Operations:
         if key in self.parts[info.op]:
             raise ValueError(f"{place} is part {key[1]} of tensor {key[0]} a second time")
         self.parts[info.op].add(key)
-        if a.get("level"):
-            raise ValueError(f"{place} is at level {a['level']}, fresh ciphertexts are at level 0")
 
     def _check_part(self, place: str, info: OperationInfo, count: int) -> None:
         part = info.attributes["part"]

@@ -381,10 +381,7 @@ OPERATIONS: list[tuple[Change, str]] = [
     ),
     (attribute(0, "scale", 1e9), "operation 0 (input) is at scale 2^1e+09"),
     (attribute(0, "scale", 1e300), "operation 0 (input) attribute scale is not of type float"),
-    (
-        attribute(0, "level", 1),
-        "operation 0 (input) is at level 1, fresh ciphertexts are at level 0",
-    ),
+    (attribute(0, "level", 2), "operation 0 (input) is at level 2 of 1"),
     (attribute(0, "level", -1), "operation 0 (input) is at level -1 of 1"),
     (operation(13, "rescale", [12], {}, 0), "operation 13 (rescale) is at level 2 of 1"),
     (

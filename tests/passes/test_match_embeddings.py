@@ -15,7 +15,7 @@ from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.tensor import Function, TensorGraph, verify
 from fhecompile.plan import Plan
 from passes.infer_ranges import Calibration
-from passes.match_pairs import MatchPairs
+from passes.match_embeddings import MatchEmbeddings
 from runtime.client import Client
 from runtime.server import Server
 from tests.graphs import matrix
@@ -54,7 +54,7 @@ def scores(pairs: FloatArray, match: str) -> FloatArray:
 
 def paired(network: Network, output: str, **options: Any) -> TensorGraph:
     graph = network.graph(output)
-    result = run_pass(MatchPairs(), graph, Calibration({"x": samples(5)}), **options)
+    result = run_pass(MatchEmbeddings(), graph, Calibration({"x": samples(5)}), **options)
     verify(result.program.graph)
     assert result.program.facts[Calibration].inputs["x"].shape == (5, 2, 1, 2, 4, 4)
     return result.program.graph
@@ -86,7 +86,7 @@ def test_lengths_that_are_one_are_left_alone() -> None:
 def test_the_first_pair_is_of_equal_samples() -> None:
     given = samples(3)
     result = run_pass(
-        MatchPairs(), embeddings().graph("y"), Calibration({"x": given}), match="distance"
+        MatchEmbeddings(), embeddings().graph("y"), Calibration({"x": given}), match="distance"
     )
     pairs = result.program.facts[Calibration].inputs["x"]
     assert np.array_equal(pairs[0], given[[0, 0]])
@@ -95,7 +95,7 @@ def test_the_first_pair_is_of_equal_samples() -> None:
 
 def test_without_match_nothing_changes() -> None:
     graph = embeddings().graph("y")
-    result = run_pass(MatchPairs(), graph, Calibration({"x": samples(2)}))
+    result = run_pass(MatchEmbeddings(), graph, Calibration({"x": samples(2)}))
     assert not result.modified and result.program.graph is graph
 
 
@@ -104,7 +104,10 @@ def test_two_outputs_are_refused() -> None:
     network.op("Gemm", network.op("Flatten", "x"), matrix(32, 2), name="z")
     with pytest.raises(FheCompileError) as caught:
         run_pass(
-            MatchPairs(), network.graph("y", "z"), Calibration({"x": samples(2)}), match="cosine"
+            MatchEmbeddings(),
+            network.graph("y", "z"),
+            Calibration({"x": samples(2)}),
+            match="cosine",
         )
     assert str(caught.value) == (
         "y, z: matching needs a model with one output, this one has 2 [match-outputs]\n"
@@ -112,17 +115,52 @@ def test_two_outputs_are_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_a_template_is_of_length_one(unit: bool) -> None:
+    network = embeddings(unit)
+    graph = network.graph("unit" if unit else "y")
+    calibration = Calibration({"x": samples(5)})
+    after = run_pass(MatchEmbeddings(), graph, calibration, match="gallery").program.graph
+    assert [o.label for o in after.outputs()] == ["template"]
+    assert len([n for n in after if isinstance(n, Function)]) == 1  # the network's or ours
+    x = samples(3, seed=2)
+    e = evaluate(embeddings().graph("y"), {"x": x})["y"]
+    found = evaluate(after, {"x": x})["template"]
+    expected = e / np.linalg.norm(e, axis=-1, keepdims=True)
+    assert np.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_template_is_a_vector() -> None:
+    network = Network(x=(1, 2, 4, 4))
+    network.op("Conv", "x", np.ones((3, 2, 3, 3)), pads=[1] * 4, name="y")
+    with pytest.raises(FheCompileError) as caught:
+        calibration = Calibration({"x": samples(2)})
+        run_pass(MatchEmbeddings(), network.graph("y"), calibration, match="gallery")
+    assert str(caught.value) == (
+        "a template is a vector, the output y has the shape 1 x 3 x 4 x 4 [match-outputs]\n"
+        "  hint: export an embedding with one axis longer than 1"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"match": "dot"}, "match is dot, allowed are cosine and distance [option-value]"),
+        (
+            {"match": "dot"},
+            "match is dot, allowed are cosine, distance and gallery [option-value]",
+        ),
         (
             {"match": "cosine", "threshold": float("nan")},
             "threshold is nan, allowed are finite numbers [option-value]",
         ),
         (
-            {"threshold": 0.5},
-            "threshold is given without match, there is nothing to subtract it from [option-value]",
+            {"threshold": 0.5, "match": "gallery"},
+            "threshold is given without pairs to match, there is nothing to subtract it from "
+            "[option-value]",
+        ),
+        (
+            {"batch": 2, "match": "gallery"},
+            "batch is 2, but a gallery's templates are made one at a time [option-value]",
         ),
     ],
 )

@@ -1,7 +1,8 @@
-r"""Compares pairs of samples: one number in the place of two embeddings.
+r"""Compares embeddings: one number in the place of two of them, or a template to be stored.
 
-With `--match` a sample of the plan is a pair (x_1, x_2). The network is applied to both, side by
-side in the same ciphertexts, and of its outputs e_1 and e_2 is computed, minus the threshold t,
+With `--match distance` and `--match cosine` a sample of the plan is a pair (x_1, x_2). The network
+is applied to both, side by side in the same ciphertexts, and of its outputs e_1 and e_2 is
+computed, minus the threshold t,
 
     distance   sum_k (e_1k - e_2k)^2 - t
     cosine     (sum_k e_1k e_2k) / (|e_1| |e_2|) - t
@@ -11,6 +12,9 @@ calibrated range; where |e_i|^2 is 1 on the calibration data, up to the precisio
 network normalises itself and no factor is needed. A sum over all elements takes rotations and no
 product, and leaves the same number in every slot: whoever decrypts sees it and nothing else of the
 embeddings.
+
+With `--match gallery` a sample is one x as before, and the output the unit vector e / |e| as a
+template (`fhecompile.ckks.gallery`), which the server stores and compares without the client.
 
 Calibration data are samples of the network; pairs are made of neighbours, and of the first with
 itself, which is what equal faces look like.
@@ -33,13 +37,13 @@ from fhecompile.ir.tensor import Affine, Function, Mul, Node, Output, Poly, Tens
 from passes.batch_samples import stack_samples
 from passes.infer_ranges import Calibration
 
-SCORE = "score"
+SCORE, TEMPLATE = "score", "template"
 MOST_SAMPLES = 16  # on which the lengths are looked at
 SPARE_BITS = 2  # as in `fit_functions`: a length this near to 1 needs no factor
 
 
 @dataclass(frozen=True)
-class MatchPairs(Pass):
+class MatchEmbeddings(Pass):
     """See the module docstring."""
 
     needs: ClassVar[tuple[type, ...]] = (Calibration,)
@@ -57,21 +61,32 @@ class MatchPairs(Pass):
                 hint="export the embedding alone",
             )
         lengths = _squared_lengths(program)
-        remark = f"{options.match} of pairs"
-        builder = _Builder(stack_samples(program.graph, 2))
-        if options.match == "distance":
-            score = builder.distance()
-        else:
-            error = max(abs(lengths[0] - 1), abs(lengths[1] - 1))
-            are_units = error <= 2.0 ** -(options.precision_bits + SPARE_BITS)
-            score = builder.cosine(are_units)
-            if not are_units:
-                remark += f", divided by lengths whose squares are {lengths[0]:.4g} .. "
-                remark += f"{lengths[1]:.4g}"
+        error = max(abs(lengths[0] - 1), abs(lengths[1] - 1))
+        are_units = error <= 2.0 ** -(options.precision_bits + SPARE_BITS)
+        remark = f"{options.match}" if options.match == "gallery" else f"{options.match} of pairs"
+        if options.match != "distance" and not are_units:
+            remark += f", divided by lengths whose squares are {lengths[0]:.4g} .. {lengths[1]:.4g}"
+        if options.match == "gallery":
+            _check_vector(outputs[0])
+            graph = _Builder(program.graph, 1).template(are_units)
+            return PassResult(replace(program, graph=graph), True, (remark,))
+        builder = _Builder(stack_samples(program.graph, 2), 2)
+        score = builder.distance() if options.match == "distance" else builder.cosine(are_units)
         graph = builder.finish(score, options.threshold)
         inputs = {name: _pairs(x) for name, x in calibration.inputs.items()}
         after = replace(program, graph=graph).having(replace(calibration, inputs=inputs))
         return PassResult(after, True, (remark,))
+
+
+def _check_vector(output: Output) -> None:
+    if max(output.shape) == output.size > 1:
+        return
+    shape = " x ".join(map(str, output.shape))
+    raise FheCompileError(
+        "match-outputs",
+        f"a template is a vector, the output {output.label} has the shape {shape}",
+        hint="export an embedding with one axis longer than 1",
+    )
 
 
 def _pairs(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,13 +112,13 @@ def _sum(size: int) -> LinearMap:
 
 
 class _Builder:
-    """Puts nodes behind the output of a graph of pairs."""
+    """Puts nodes behind the output of a graph whose samples are `count` of the network's."""
 
-    def __init__(self, graph: TensorGraph) -> None:
+    def __init__(self, graph: TensorGraph, count: int) -> None:
         self.graph = graph
         (self.output,) = graph.outputs()
         self.embeddings = graph[self.output.inputs[0]]
-        self.size = self.embeddings.size // 2  # elements of one embedding
+        self.size = self.embeddings.size // count  # elements of one embedding
         self.nodes: dict[str, Node] = dict(graph.nodes)
 
     def distance(self) -> Node:
@@ -123,13 +138,25 @@ class _Builder:
         inverses = [self._inverse_length(one), self._inverse_length(other)]
         return self._product("cosine", cosine, self._product("inverses", *inverses))
 
+    def template(self, are_units: bool) -> TensorGraph:
+        """The graph whose one output is the unit vector."""
+        unit = self.embeddings
+        if not are_units:
+            inverse = self._inverse_length(unit)
+            name = f"{TEMPLATE}.unit"
+            unit = self._add(Mul(name=name, inputs=(unit.name, inverse.name), shape=unit.shape))
+        return self._output(unit, TEMPLATE)
+
     def finish(self, score: Node, threshold: float) -> TensorGraph:
         """The graph whose one output is the score minus the threshold."""
         if threshold:
             one = linear_map.identity(1)
             score = self._affine("minus_threshold", score, one, bias=-threshold)
+        return self._output(score, SCORE)
+
+    def _output(self, x: Node, label: str) -> TensorGraph:
         del self.nodes[self.output.name]
-        self._add(Output(name=f"{SCORE}.output", inputs=(score.name,), shape=(1,), label=SCORE))
+        self._add(Output(name=f"{label}.output", inputs=(x.name,), shape=x.shape, label=label))
         return self.graph.rebuilt(self.nodes.values())
 
     def _halves(self) -> tuple[LinearMap, LinearMap]:
@@ -148,7 +175,7 @@ class _Builder:
         )
 
     def _square(self, x: Node) -> Node:
-        squares = np.array([[0.0], [0.0], [1.0]])
+        squares = np.array([0.0, 0.0, 1.0]).reshape(-1, *(1,) * len(x.shape))
         name = f"{x.name}.squares"
         return self._add(Poly(name=name, inputs=(x.name,), shape=x.shape, coefficients=squares))
 

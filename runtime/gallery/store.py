@@ -1,0 +1,183 @@
+"""A gallery on disk: a folder with a file per template, which nothing but that file depends on.
+
+`NAME.template` is a bundle (`runtime.bundle`) with one ciphertext, the template already at its
+place, so that the sum of a group's files is the ciphertext that is matched against. Adding writes
+one file and removing deletes one; the others are not touched. A file appears as a whole or not at
+all, and is checked whenever it is read. One process changes a gallery at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fhecompile.errors import FheCompileError
+from fhecompile.plan import Plan
+from fhecompile.plan.files import make_folder
+from runtime.bundle import open_bundle, write_bundle
+from runtime.gallery.programs import check_template_plan, output_type, places_of
+from runtime.keys import ServerContext
+from runtime.library import wrapped
+from runtime.serialization import read_ciphertext, to_bytes
+
+SUFFIX = ".template"
+LOCK = "lock"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored template: its name, and its place counted over all ciphertexts."""
+
+    name: str
+    place: int
+
+
+class Gallery:
+    """The templates of one client that one plan has made.
+
+    Args:
+        folder: where they are; made when the first is added.
+        plan: the plan, compiled with `--match gallery`.
+        key_tag: the client's key.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, key_tag: str) -> None:
+        check_template_plan(plan)
+        self.folder, self.plan, self.key_tag = folder, plan, key_tag
+        self.places = places_of(plan)
+
+    def entries(self) -> list[Entry]:
+        """All stored templates, by place; every file's header is checked."""
+        found: dict[int, str] = {}
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            place = self._place_of(path)
+            if place in found:
+                raise _damaged(path, f"it is at the place of {found[place]}")
+            found[place] = path.name.removesuffix(SUFFIX)
+        return [Entry(found[place], place) for place in sorted(found)]
+
+    def free_place(self) -> int:
+        """The lowest place that is not taken."""
+        taken = {entry.place for entry in self.entries()}
+        return next(place for place in range(len(taken) + 1) if place not in taken)
+
+    def check_free(self, name: str) -> None:
+        """Raises when a template cannot be stored under this name."""
+        if not _NAME.fullmatch(name):
+            raise FheCompileError(
+                "template-name",
+                f"{name!r} cannot be the name of a template",
+                hint="use up to 100 letters, digits, dots, dashes and underscores",
+            )
+        if self.path(name).exists():
+            raise FheCompileError(
+                "template-exists",
+                f"there is a template {name} already",
+                node=str(self.folder),
+                hint="choose another name, or remove it first",
+            )
+
+    def add(self, name: str, place: int, placed: Any) -> None:
+        """Stores a template that has been brought to its place; call it under `changing`."""
+        self.check_free(name)
+        with write_bundle(
+            self.path(name),
+            "template",
+            self.plan.program.parameters,
+            self.key_tag,
+            plan=self.plan.digest,
+            option="--gallery",
+        ) as writer:
+            writer.add(f"place-{place}", to_bytes(placed))
+
+    def remove(self, name: str) -> None:
+        """Deletes a template; the others stay as they are."""
+        with self.changing():
+            try:
+                self.path(name).unlink()
+            except FileNotFoundError:
+                raise self._unknown(name) from None
+
+    def sums(
+        self, context: ServerContext, names: list[str] | None = None
+    ) -> tuple[dict[int, Any], dict[str, int]]:
+        """(sum of the templates of each group by its number, place by name).
+
+        Args:
+            context: of the client's evaluation keys.
+            names: the templates wanted; None: all.
+        """
+        entries = {entry.name: entry.place for entry in self.entries()}
+        for name in names or []:
+            if name not in entries:
+                raise self._unknown(name)
+        wanted = {n: p for n, p in entries.items() if names is None or n in names}
+        totals: dict[int, Any] = {}
+        for name, place in wanted.items():
+            ciphertext = self._read(name, place, context)
+            group = place // self.places
+            if group in totals:
+                with wrapped("adding templates"):
+                    context.context.EvalAddInPlace(totals[group], ciphertext)
+            else:
+                totals[group] = ciphertext
+        return totals, wanted
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keeps other processes from changing the gallery."""
+        make_folder(self.folder, "--gallery")
+        with open(self.folder / LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def path(self, name: str) -> Path:
+        """The file of a template."""
+        return self.folder / f"{name}{SUFFIX}"
+
+    def _open(self, path: Path) -> Any:
+        parameters, digest = self.plan.program.parameters, self.plan.digest
+        return open_bundle(path, "template", parameters, plan=digest, key=self.key_tag)
+
+    def _place_of(self, path: Path) -> int:
+        with self._open(path) as bundle:
+            return _single_place(path, bundle.manifest.entries)
+
+    def _read(self, name: str, place: int, context: ServerContext) -> Any:
+        path = self.path(name)
+        level, _ = output_type(self.plan)
+        with self._open(path) as bundle:
+            if _single_place(path, bundle.manifest.entries) != place:
+                raise _damaged(path, "it has moved while the gallery was read")
+            data = bundle.read(f"place-{place}")
+        return read_ciphertext(data, str(path), context.context, self.key_tag, level + 1)
+
+    def _unknown(self, name: str) -> FheCompileError:
+        return FheCompileError(
+            "no-such-template",
+            f"there is no template {name}",
+            node=str(self.folder),
+            hint="list the names with: python -m runtime gallery",
+        )
+
+
+def _single_place(path: Path, entries: Mapping[str, Any]) -> int:
+    match = re.fullmatch(r"place-(\d{1,7})", next(iter(entries), ""))
+    if len(entries) != 1 or match is None:
+        raise _damaged(path, "it does not hold one template")
+    return int(match[1])
+
+
+def _damaged(path: Path, reason: str) -> FheCompileError:
+    return FheCompileError(
+        "template-damaged",
+        f"the template is damaged: {reason}",
+        node=str(path),
+        hint="remove it and enrol again",
+    )
