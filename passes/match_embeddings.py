@@ -145,7 +145,16 @@ class _Builder:
             inverse = self._inverse_length(unit)
             name = f"{TEMPLATE}.unit"
             unit = self._add(Mul(name=name, inputs=(unit.name, inverse.name), shape=unit.shape))
-        return self._output(unit, TEMPLATE)
+        # To where templates are compared, which is not where the network makes embeddings cheaply.
+        moved = Affine(
+            name=f"{TEMPLATE}.moved",
+            inputs=(unit.name,),
+            shape=unit.shape,
+            maps=(linear_map.identity(unit.size),),
+            bias=np.zeros(()),
+            relayout=True,
+        )
+        return self._output(self._add(moved), TEMPLATE)
 
     def finish(self, score: Node, threshold: float) -> TensorGraph:
         """The graph whose one output is the score minus the threshold."""

@@ -1,7 +1,8 @@
 r"""Galleries: how unit vectors are laid out to be compared with one another under encryption.
 
-A template is a unit vector of n elements, padded to E = 2^k >= n. In S slots its element e is in
-slot e * w, w = S / E, and all other slots are zero, so that w templates fit one ciphertext: that of
+A template is a unit vector of n elements, padded to E = 2^k >= n. In S slots each element e has a
+slot of its own among the multiples of w = S / E (`template_layout` says which; here e w), and all
+other slots are zero, so that w templates fit one ciphertext: that of
 place p is rotated by p to the right, and the sum of them holds element e of place p in slot
 e w + p. With a probe x rotated to all places and summed, g the gallery's ciphertext,
 
@@ -28,11 +29,22 @@ TEMPLATE_BITS = 28
 
 
 def template_layout(shape: Sequence[int], slots: int) -> Layout:
-    """Where a template's elements are; all axes but one have length 1, slots >= elements."""
+    """Where a template's elements are; all axes but one have length 1, slots >= elements.
+
+    Of E >= elements, w places: e = r + w b goes to slot (r E / w + b) w if w < E. A vector repeated
+    with period E in consecutive slots gets there by the rotations by 0, 1, .., w - 1.
+    """
     size = math.prod(shape)
     axis = max(range(len(shape)), key=lambda a: shape[a])
-    stride = places(size, slots)
-    return Layout(tuple(shape), slots, slots, (Digit(axis, 1, size, "slot", stride),))
+    width = places(size, slots)
+    padded = next_power_of_two(size)
+    if width >= padded:
+        return Layout(tuple(shape), slots, slots, (Digit(axis, 1, padded, "slot", width),))
+    digits = (
+        Digit(axis, 1, width, "slot", padded),
+        Digit(axis, width, padded // width, "slot", width),
+    )
+    return Layout(tuple(shape), slots, slots, digits)
 
 
 def places(size: int, slots: int) -> int:

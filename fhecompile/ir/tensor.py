@@ -84,10 +84,14 @@ class Input(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Affine(Node):
-    """y = sum_k M_k x_k + bias; `bias` broadcasts to `shape`."""
+    """y = sum_k M_k x_k + bias; `bias` broadcasts to `shape`.
+
+    With `relayout` the value moves to a layout of its own, even where the map is the identity.
+    """
 
     maps: tuple[LinearMap, ...]
     bias: FloatArray
+    relayout: bool = False
 
     def full_bias(self) -> FloatArray:
         """The bias as a flat vector of `size` elements."""
@@ -228,8 +232,11 @@ def uniform_identity_weight(node: Affine) -> float | None:
 
 
 def elementwise_scale(node: Node) -> FloatArray | None:
-    """s if the node is y = s * x + b elementwise for its one input x; s broadcasts to the shape."""
-    if not isinstance(node, Affine) or len(node.maps) != 1:
+    """s if the node is y = s * x + b elementwise for its one input x, in x's layout.
+
+    s broadcasts to the shape.
+    """
+    if not isinstance(node, Affine) or len(node.maps) != 1 or node.relayout:
         return None
     return map_elementwise_scale(node.maps[0], node.shape)
 

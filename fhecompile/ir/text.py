@@ -145,7 +145,7 @@ class _Printer:
         match node:
             case Affine():
                 maps = [f"map{k}={self.linear_map(m)}" for k, m in enumerate(node.maps)]
-                return [*maps, f"bias={self.array(node.bias)}"]
+                return [*maps, f"bias={self.array(node.bias)}", *(["relayout"] * node.relayout)]
             case Input() if node.elements is not None:
                 of = [f"given={json.dumps(node.given)}", f"shape={_shape_text(node.given_shape)}"]
                 return [*of, f"elements={self.array(node.elements)}"]
@@ -268,6 +268,9 @@ def _tensor_attributes(line: Line, op: str) -> tuple[type[Node], dict[str, Any]]
                 line.expect(",")
             line.expect("bias", "=")
             attributes = {"maps": tuple(maps), "bias": line.array()}
+            if line.accept(","):
+                line.expect("relayout")
+                attributes["relayout"] = True
         case "poly":
             line.expect("{", "coefficients", "=")
             attributes = {"coefficients": line.array()}
