@@ -81,6 +81,9 @@ def make_context(parameters: Parameters, is_complex: bool = True) -> Any:
     p.SetBatchSize(parameters.slots)
     with wrapped("setting up the parameters"):
         context = o.GenCryptoContext(p)
+        # Every object that is read names its context, whose tables would be made again: 60 ms for
+        # each key and ciphertext at N = 2^16. Those of another context are refused anyway.
+        o.DisablePrecomputeCRTTablesAfterDeserializaton()
         for feature in (o.PKE, o.KEYSWITCH, o.LEVELEDSHE, o.ADVANCEDSHE):
             context.Enable(feature)
     return context

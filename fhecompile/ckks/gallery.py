@@ -12,9 +12,10 @@ the cosine of probe and template. Rotations by -1, -2, -4, ... spread the probe,
 4w, ... sum cyclically over e: log2(S) in all, and no slot is left with a partial sum.
 
 A template leaves the network at the last level but one, at scale 2^(q + t), q the size of a prime
-and t = `TEMPLATE_BITS`. Rotations come first, whose noise is nothing at that scale, then the
-rescale to 2^t at the last level. Products are at 2^(2t) there, below half of a first prime of 60
-bits as long as a score is below 2^(59 - 2t).
+and t = `TEMPLATE_BITS`. Rotations and the sum of a ciphertext's templates come first, whose noise
+is nothing at that scale: at 2^t each of w templates would add its own in every slot. Then probe and
+sum are rescaled to 2^t at the last level. Products are at 2^(2t) there, below half of a first prime
+of 60 bits as long as a score is below 2^(59 - 2t).
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@ r"""What a server does with templates, as plans of their own: placing one, match
 The plan of a network compiled with `--match gallery` gives templates (`fhecompile.ckks.gallery` has
 the layout and the mathematics). From that plan two more follow, for the same keys:
 
-    place p      rotate by -p, composed of powers of two; rescale
-    match G      spread the probe, rescale; multiply with each of G ciphertexts; sum over elements
+    place p      rotate by -p, composed of powers of two
+    match G      spread the probe; rescale it and each of G sums of placed templates; multiply; sum
+                 over elements
 
 Both are plans like any other: validated, executed by the same executor on any backend.
 """
@@ -65,7 +66,7 @@ def place_program(plan: Plan, place: int) -> Plan:
     for k, offset in enumerate(spreading_rotations(_size(plan), plan.parameters.slots)):
         if place >> k & 1:
             value = builder.emit("rotate", value, offset=offset)
-    builder.emit("output", builder.emit("rescale", value), tensor=0, part=0)
+    builder.emit("output", value, tensor=0, part=0)
     return builder.plan((plan.program.outputs[0],), "place")
 
 
@@ -81,9 +82,8 @@ def match_program(plan: Plan, groups: int) -> Plan:
     for offset in spreading_rotations(_size(plan), slots):
         probe = builder.emit("add", probe, builder.emit("rotate", probe, offset=offset))
     probe = builder.emit("rescale", probe)
-    level, scale = builder.type_of(probe)
     for group in range(groups):
-        stored = builder.emit("input", tensor=1, part=group, level=level, scale=scale)
+        stored = builder.emit("rescale", builder.template(1, group))
         value = builder.emit("mul", probe, stored)
         for offset in summing_rotations(_size(plan), slots):
             value = builder.emit("add", value, builder.emit("rotate", value, offset=offset))
@@ -127,16 +127,10 @@ class _Builder:
         self.operations.append(OperationInfo(op, operands, attributes, 0))
         return len(self.operations) - 1
 
-    def template(self, tensor: int) -> int:
-        """A template as the network gives it."""
+    def template(self, tensor: int, part: int = 0) -> int:
+        """A template as the network gives it, or a sum of placed ones."""
         level, scale = output_type(self.source)
-        return self.emit("input", tensor=tensor, part=0, level=level, scale=scale)
-
-    def type_of(self, rescaled: int) -> tuple[int, float]:
-        """(level, scale) of a template that has been rescaled."""
-        level, scale = output_type(self.source)
-        assert self.operations[rescaled].op == "rescale"
-        return level + 1, scale - self.source.parameters.prime_bits
+        return self.emit("input", tensor=tensor, part=part, level=level, scale=scale)
 
     def plan(self, outputs: Sequence[OutputInfo], name: str, groups: int = 0) -> Plan:
         program = self.source.program

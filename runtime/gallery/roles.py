@@ -67,9 +67,8 @@ def enrol_file(
         with gallery.changing():
             for name in names:
                 gallery.check_free(name)
-            for number, name in enumerate(names):
+            for number, (name, place) in enumerate(zip(names, gallery.free_places(), strict=False)):
                 (template,) = read_batch(bundle, number, "outputs", plan, context.context).values()
-                place = gallery.free_place()
                 gallery.add(name, place, _placed(plan, context, template, place % gallery.places))
 
 

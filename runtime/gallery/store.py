@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,16 +57,14 @@ class Gallery:
         """All stored templates, by place; every file's header is checked."""
         found: dict[int, str] = {}
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            place = self._place_of(path)
-            if place in found:
-                raise _damaged(path, f"it is at the place of {found[place]}")
-            found[place] = path.name.removesuffix(SUFFIX)
+            with self._open(path) as bundle:
+                _enter(found, path, _single_place(path, bundle.manifest.entries))
         return [Entry(found[place], place) for place in sorted(found)]
 
-    def free_place(self) -> int:
-        """The lowest place that is not taken."""
+    def free_places(self) -> Iterator[int]:
+        """Places that are not taken now, the lowest first."""
         taken = {entry.place for entry in self.entries()}
-        return next(place for place in range(len(taken) + 1) if place not in taken)
+        return (place for place in itertools.count() if place not in taken)
 
     def check_free(self, name: str) -> None:
         """Raises when a template cannot be stored under this name."""
@@ -113,21 +112,24 @@ class Gallery:
             context: of the client's evaluation keys.
             names: the templates wanted; None: all.
         """
-        entries = {entry.name: entry.place for entry in self.entries()}
-        for name in names or []:
-            if name not in entries:
-                raise self._unknown(name)
-        wanted = {n: p for n, p in entries.items() if names is None or n in names}
+        if names is None:
+            paths = sorted(self.folder.glob(f"*{SUFFIX}"))
+        else:
+            paths = [self.path(name) for name in names]
         totals: dict[int, Any] = {}
-        for name, place in wanted.items():
-            ciphertext = self._read(name, place, context)
+        found: dict[int, str] = {}
+        for path in paths:
+            if not path.exists():
+                raise self._unknown(path.name.removesuffix(SUFFIX))
+            place, ciphertext = self._read(path, context)
+            _enter(found, path, place)
             group = place // self.places
             if group in totals:
                 with wrapped("adding templates"):
                     context.context.EvalAddInPlace(totals[group], ciphertext)
             else:
                 totals[group] = ciphertext
-        return totals, wanted
+        return totals, {name: place for place, name in found.items()}
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -145,18 +147,13 @@ class Gallery:
         parameters, digest = self.plan.program.parameters, self.plan.digest
         return open_bundle(path, "template", parameters, plan=digest, key=self.key_tag)
 
-    def _place_of(self, path: Path) -> int:
-        with self._open(path) as bundle:
-            return _single_place(path, bundle.manifest.entries)
-
-    def _read(self, name: str, place: int, context: ServerContext) -> Any:
-        path = self.path(name)
+    def _read(self, path: Path, context: ServerContext) -> tuple[int, Any]:
+        """The place and the ciphertext of a template."""
         level, _ = output_type(self.plan)
         with self._open(path) as bundle:
-            if _single_place(path, bundle.manifest.entries) != place:
-                raise _damaged(path, "it has moved while the gallery was read")
+            place = _single_place(path, bundle.manifest.entries)
             data = bundle.read(f"place-{place}")
-        return read_ciphertext(data, str(path), context.context, self.key_tag, level + 1)
+        return place, read_ciphertext(data, str(path), context.context, self.key_tag, level)
 
     def _unknown(self, name: str) -> FheCompileError:
         return FheCompileError(
@@ -165,6 +162,13 @@ class Gallery:
             node=str(self.folder),
             hint="list the names with: python -m runtime gallery",
         )
+
+
+def _enter(found: dict[int, str], path: Path, place: int) -> None:
+    """Notes whose template is at a place."""
+    if place in found:
+        raise _damaged(path, f"it is at the place of {found[place]}")
+    found[place] = path.name.removesuffix(SUFFIX)
 
 
 def _single_place(path: Path, entries: Mapping[str, Any]) -> int:

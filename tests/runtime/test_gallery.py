@@ -113,7 +113,7 @@ def test_programs_in_clear_and_simulated(noise: bool) -> None:
     """The same programs on slot vectors: each group's ciphertext holds one template at place 0."""
     u = units(FACES)[:2, None]
     placed = run_slots(place_program(PLAN, 0), {"template": u}, noise=noise)["template"]
-    assert np.abs(placed - u).max() < (1e-4 if noise else 1e-9)
+    assert np.abs(placed - u).max() < 1e-9
     program = match_program(PLAN, 3)
     inputs = {"template": u[:1], "gallery": u[1:]}
     scores = run_slots(program, inputs, noise=noise)["scores"][0]
