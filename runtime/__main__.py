@@ -6,6 +6,8 @@ evaluate PLAN --key evaluation.keys --input x.fhe   the server computes, without
 decrypt PLAN --key secret.key --input y.fhe         the client reads the answer
 
 enrol, identify, scores, gallery, remove            see `runtime.gallery`
+serve --folder DIR --plan PLAN                      the server's part over HTTP (`runtime.service`)
+add-client, remove-client --folder DIR NAME         who may use it
 
 `python -m runtime.run` plays all of them in one process.
 """
@@ -28,9 +30,11 @@ from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.commands import add_roles
 from runtime.inputs import read_inputs
 from runtime.key_files import describe_keys, make_keys
-from runtime.progress import ProgressBar
+from runtime.parent import end_with_parent
+from runtime.progress import JsonProgress, ProgressBar
 from runtime.roles import decrypt_file, encrypt_file, evaluate_file
 from runtime.samples import write_outputs
+from runtime.service.commands import add_commands
 from runtime.tuning import tune_process
 
 Progress = Callable[[float], None]
@@ -43,9 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process again in the environment of `runtime.tuning`.
     """
     options = _parser().parse_args(arguments)
-    if arguments is None and options.role in (_keygen, _evaluate):
-        tune_process()
-    return end_command(lambda: options.role(options), options.verbose)
+
+    def act() -> None:
+        if getattr(options, "end_with", None):
+            end_with_parent(options.end_with)
+        if arguments is None and options.role in (_keygen, _evaluate):
+            tune_process()
+        options.role(options)
+
+    return end_command(act, options.verbose)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,11 +85,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batches evaluated at once at most; default: as many as memory allows",
     )
+    evaluate.add_argument(
+        "--progress",
+        choices=("bar", "json"),
+        default="bar",
+        help='json: lines {"progress": SHARE} on stdout and nothing else',
+    )
+    evaluate.add_argument(
+        "--end-with", type=count, metavar="PID", help="end when this process, its parent, ends"
+    )
 
     decrypt = _role(roles, "decrypt", _decrypt, "decrypts outputs")
     _files(decrypt, "secret.key", "encrypted outputs")
-
     add_roles(lambda name, role, text: _role(roles, name, role, text), _load)
+    add_commands(lambda name, role, text: _role(roles, name, role, text))
     return parser
 
 
@@ -140,6 +159,8 @@ def _encrypt(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     plan = _load(options, options.plan)
     with _progress(options, "evaluating") as (progress, say):
+        if options.progress == "json":
+            progress, options.quiet = JsonProgress(sys.stdout).update, True
         seconds = evaluate_file(
             plan,
             options.key,

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -29,6 +32,14 @@ FORMAT = "fhecompile-bundle"
 VERSION = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_DIRECTORY_BYTES = 1 << 22  # zipfile makes an object of every 50 bytes of an archive's directory
+CHUNK_BYTES = 1 << 20
+ENCRYPTED = 1  # a zip entry's flag
+# What zipfile raises where an archive's structure is damaged or made up.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError),
+    *(zlib.error, struct.error, OverflowError),
+)
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal contents give equal files
 _TITLES: dict[str, str] = {
     "secret-key": "a secret key",
@@ -124,7 +135,7 @@ class Bundle:
         info = self.manifest.entries[name]
         try:
             data = self.archive.read(name)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except _UNREADABLE as error:
             raise _damaged(self.path, f"entry {name} cannot be read") from error
         if len(data) != info.size or hashlib.sha256(data).hexdigest() != info.sha256:
             raise _damaged(self.path, f"the checksum of {name} does not match")
@@ -134,6 +145,19 @@ class Bundle:
         """All entries, one in memory at a time."""
         for name in self.manifest.entries:
             yield name, self.read(name)
+
+    def check(self) -> None:
+        """Raises when an entry is damaged; takes no more memory than a chunk."""
+        for name, info in self.manifest.entries.items():
+            digest = hashlib.sha256()
+            try:
+                with self.archive.open(name) as entry:
+                    while chunk := entry.read(CHUNK_BYTES):
+                        digest.update(chunk)
+            except _UNREADABLE as error:
+                raise _damaged(self.path, f"entry {name} cannot be read") from error
+            if digest.hexdigest() != info.sha256:
+                raise _damaged(self.path, f"the checksum of {name} does not match")
 
     def __enter__(self) -> Bundle:
         return self
@@ -175,17 +199,43 @@ def open_bundle(
     return Bundle(path, file, archive, manifest)
 
 
+def find_kind(path: Path) -> Kind | None:
+    """What a file's bundle holds; None: it is no readable bundle."""
+    try:
+        with path.open("rb") as file:
+            return _open_archive(path, file)[1].kind
+    except (FheCompileError, OSError):
+        return None
+
+
+class _BoundedReader(io.BufferedReader):
+    """Refuses to read much at once until it is told that the archive's directory is read."""
+
+    bounded = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.bounded:
+            return super().read(size)
+        limit = MAX_DIRECTORY_BYTES + 1
+        data = super().read(limit if size is None or size < 0 else min(size, limit))
+        if len(data) > MAX_DIRECTORY_BYTES:
+            raise ValueError("the directory is too large")
+        return data
+
+
 def _open_archive(path: Path, file: BinaryIO) -> tuple[zipfile.ZipFile, Manifest]:
     try:
-        archive = zipfile.ZipFile(file)
-        found = {info.filename: info for info in archive.infolist()}
+        reader = _BoundedReader(io.FileIO(file.fileno(), closefd=False))
+        archive = zipfile.ZipFile(reader)
+        reader.bounded = False
+        found = {info.filename: info for info in archive.infolist() if _is_plain(info)}
         if MANIFEST not in found or found[MANIFEST].file_size > MAX_MANIFEST_BYTES:
             raise _not_a_bundle(path)
         text = archive.read(MANIFEST)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise _not_a_bundle(path) from error
     manifest = _decode(path, text)
-    stored = {name: info.file_size for name, info in found.items() if info.compress_type == 0}
+    stored = {name: info.file_size for name, info in found.items()}
     stored.pop(MANIFEST, None)
     if (
         stored != {name: info.size for name, info in manifest.entries.items()}
@@ -193,6 +243,10 @@ def _open_archive(path: Path, file: BinaryIO) -> tuple[zipfile.ZipFile, Manifest
     ):
         raise _damaged(path, "its entries are not those its manifest lists")
     return archive, manifest
+
+
+def _is_plain(info: zipfile.ZipInfo) -> bool:
+    return info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & ENCRYPTED
 
 
 def _decode(path: Path, text: bytes) -> Manifest:

@@ -1,7 +1,8 @@
-"""One line on a terminal that says how far a run is and how long it will still take."""
+"""How far a run is: a line on a terminal for people, lines of JSON for programs."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -64,6 +65,24 @@ class ProgressBar:
             self.stream.flush()
         except (OSError, ValueError):  # the terminal is gone; the run goes on
             self.shown = False
+
+
+class JsonProgress:
+    """A line `{"progress": 0.25}` on `stream` per whole percent of a run, and at its end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._lock = threading.Lock()
+        self._said = -1
+
+    def update(self, share: float) -> None:
+        """Says the share of the run that is done; may be called from any thread."""
+        with self._lock:
+            percent = int(100 * share)
+            if percent > self._said:
+                self._said = percent
+                self.stream.write(json.dumps({"progress": percent / 100}) + "\n")
+                self.stream.flush()
 
 
 def _clock(seconds: float) -> str:

@@ -27,6 +27,7 @@ CORE = (
     *("fhecompile.ir", "fhecompile.ckks", "fhecompile.functions", "fhecompile.plan"),
     *LEAVES,
 )
+RUNTIME_NEEDS = ("fhecompile.plan", "fhecompile.ckks", "fhecompile.errors", "fhecompile.version")
 LAYERS: dict[str, tuple[str, ...]] = {
     "fhecompile.errors": (),
     "fhecompile.options": (),
@@ -38,7 +39,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "fhecompile.frontend": CORE,
     "fhecompile.report": CORE,
     "passes": CORE,
-    "runtime": ("fhecompile.plan", "fhecompile.ckks", "fhecompile.errors", "fhecompile.version"),
+    "runtime": RUNTIME_NEEDS,
+    # Roles on files do not know of the service; the command line does.
+    "runtime.service": ("runtime", *RUNTIME_NEEDS),
+    "runtime.__main__": ("runtime", "runtime.service", *RUNTIME_NEEDS),
     # What ties the parts together: __init__, cli, compile and their like.
     "fhecompile": ("fhecompile.frontend", "fhecompile.report", "passes", "runtime", *CORE),
     "models": (
@@ -57,6 +61,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("models/",),
     "onnx": ("fhecompile/frontend/", "models/"),
     "onnx_ir": ("fhecompile/frontend/", "models/"),
+    **dict.fromkeys(("fastapi", "httpx", "sqlite3", "starlette", "uvicorn"), ("runtime/service/",)),
 }
 
 # Libraries that these folders may not import: a server that runs plans does not have them.
@@ -72,6 +77,7 @@ COMPILER_START = ("onnx", "onnxruntime", "openfhe", "torch")
 RUNTIME_START = (
     *("onnx", "onnx_ir", "onnxruntime", "torch", "passes"),
     *("click", "networkx", "rich", "scipy"),
+    *("fastapi", "httpx", "sqlite3", "starlette", "uvicorn"),
 )
 
 # -- the imports of a source file ------------------------------------------------------------------
@@ -189,6 +195,11 @@ def test_no_import_crosses_a_border() -> None:
         ("runtime/library.py", "import openfhe", None),
         ("runtime/keys.py", "def f():\n  import openfhe", "openfhe is only for runtime/library.py"),
         ("runtime/keys.py", "import_module('openfhe')", "openfhe is only for runtime/library.py"),
+        ("runtime/service/a.py", "import fastapi, httpx, sqlite3, runtime.roles", None),
+        ("runtime/a.py", "import sqlite3", "sqlite3 is only for runtime/service/"),
+        ("runtime/a.py", "def f():\n  import uvicorn", "uvicorn is only for runtime/service/"),
+        ("runtime/roles.py", "import runtime.service.store", "runtime may import only"),
+        ("runtime/__main__.py", "import runtime.service.commands", None),
         ("fhecompile/frontend/a.py", "from onnx_ir import Model", None),
         ("fhecompile/cli.py", "import torch.nn", "torch is only for models/"),
         ("models/a.py", "import torch, fhecompile, runtime.run", None),
@@ -226,8 +237,13 @@ except SystemExit as leaving:
         ("fhecompile/__init__.py", "import fhecompile", COMPILER_START),
         ("fhecompile/cli.py", HELP, COMPILER_START),
         ("runtime/run.py", "import runtime.run", RUNTIME_START),
+        ("runtime/__main__.py", "import runtime.__main__", RUNTIME_START),
+        ("runtime/service/client.py", "import runtime.service.client", RUNTIME_START),
     ],
-    ids=["import fhecompile", "fhecompile --help", "import runtime.run"],
+    ids=[
+        *("import fhecompile", "fhecompile --help", "import runtime.run"),
+        *("import runtime.__main__", "import runtime.service.client"),
+    ],
 )
 def test_start_is_light(needs: str, code: str, banned: tuple[str, ...]) -> None:
     if not ROOT.joinpath(needs).is_file():

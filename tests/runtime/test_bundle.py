@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fhecompile.errors import FheCompileError
 from fhecompile.plan.schema import ParametersInfo
-from runtime.bundle import MANIFEST, Kind, open_bundle, write_bundle
+from runtime.bundle import MANIFEST, Kind, find_kind, open_bundle, write_bundle
 
 PARAMETERS = ParametersInfo(1024, 3, 59, 60, 1, 128, True)
 ENTRIES = {"one": b"the first", "folder/two": bytes(range(256)) * 40, "empty": b""}
@@ -33,6 +33,12 @@ def write(
 def read(path: Path, kind: Kind = "inputs", plan: str = "digest", key: str = "tag") -> Any:
     with open_bundle(path, kind, PARAMETERS, plan=plan, key=key) as bundle:
         return bundle.manifest, dict(bundle.items())
+
+
+def check(path: Path) -> None:
+    """Like `read`, without keeping anything."""
+    with open_bundle(path, "inputs", PARAMETERS, plan="digest", key="tag") as bundle:
+        bundle.check()
 
 
 def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> str:
@@ -92,7 +98,10 @@ def test_a_changed_bit_is_found_or_harmless(
         manifest, entries = read(path)
     except FheCompileError as error:
         assert error.code in ("not-a-bundle", "bundle-damaged", "bundle-version")
+        with pytest.raises(FheCompileError):
+            check(path)
     else:
+        check(path)
         assert entries == ENTRIES
         assert manifest.samples == 3
 
@@ -192,3 +201,31 @@ def test_a_compressed_entry_is_refused(tmp_path: Path) -> None:
         for name, data in stored.items():
             archive.writestr(name, data)
     assert "[not-a-bundle]" in refusal(read, path) or "[bundle-damaged]" in refusal(read, path)
+
+
+def test_the_kind_of_any_file(tmp_path: Path) -> None:
+    assert find_kind(write(tmp_path / "x", "secret-key")) == "secret-key"
+    assert find_kind(tmp_path / "none") is None
+    (tmp_path / "text").write_text("secret-key")
+    assert find_kind(tmp_path / "text") is None
+
+
+def test_a_directory_without_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(30_000):
+            archive.writestr(f"{number:0100d}", b"")
+    assert "[not-a-bundle]" in refusal(read, path)
+
+
+def test_entries_are_neither_compressed_nor_encrypted(tmp_path: Path) -> None:
+    path = write(tmp_path / "x")
+    data = bytearray(path.read_bytes())
+    for position in (data.rindex(MANIFEST.encode()) - 46 + 8, data.rindex(b"empty") - 46 + 8):
+        changed = bytearray(data)
+        changed[position] |= 1  # the flag of an encrypted entry in the archive's directory
+        path.write_bytes(changed)
+        assert refusal(read, path).rpartition("[")[2].startswith(("not-a-bundle", "bundle-damaged"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MANIFEST, b"{}")
+    assert "[not-a-bundle]" in refusal(read, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from runtime.progress import ProgressBar
+from runtime.progress import JsonProgress, ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -59,3 +59,11 @@ def test_a_closed_terminal_does_not_stop_the_run() -> None:
     bar.update(0.5)
     bar.finish()
     assert not bar.shown
+
+
+def test_json_says_every_percent_once() -> None:
+    stream = io.StringIO()
+    progress = JsonProgress(stream)
+    for share in (0.0, 0.001, 0.25, 0.2, 0.259, 1.0):
+        progress.update(share)
+    assert stream.getvalue() == ('{"progress": 0.0}\n{"progress": 0.25}\n{"progress": 1.0}\n')

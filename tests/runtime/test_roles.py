@@ -336,6 +336,20 @@ def test_an_interrupt_leaves_no_keys(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_progress_for_programs(
+    made: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(made / "net.fheplan"), "--insecure-toy", "--progress", "json"]
+    command += ["--key", str(made / "keys/evaluation.keys"), "--input", str(made / "x.fhe")]
+    assert main([*command, "--output", str(tmp_path / "y.fhe")]) == 0
+    said = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
+    shares = [line.pop("progress") for line in said]
+    assert not any(said)
+    assert shares == sorted(set(shares)) and len(shares) > 5 and shares[-1] == 1.0
+    found = decrypt_file(PLAN, made / "keys/secret.key", tmp_path / "y.fhe")["y"]
+    assert relative_error(found, EXPECTED[:, 0]) < 1e-2
+
+
 def test_an_insecure_plan_is_refused(made: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keygen", str(made / "net.fheplan"), "--out", str(made / "insecure")]) == 2
     assert "[insecure-plan]" in capsys.readouterr().err

@@ -1,0 +1,19 @@
+"""The roles over HTTP: a server that keeps evaluation keys and runs jobs, and its Python client.
+
+    client                            server
+    keygen  --PUT keys-------------->  one file per client and parameters
+    encrypt --POST jobs------------->  a queue; one job at a time, in a process of its own
+    decrypt <-GET jobs/ID/outputs----
+
+folder    files of the server, and what makes them whole or absent
+store     rows of clients, keys and jobs
+plans     the plans on offer, and how large what belongs to them may be
+uploads   from a request's body to a checked file
+jobs      the worker
+app       the routes
+client    for Python users
+commands  serve, add-client, remove-client
+
+What passes is what the roles keep on files (`runtime.bundle`): never a secret key, never a value
+that is not encrypted.
+"""
