@@ -215,7 +215,9 @@ class _State:
                 TraceEntry(node.op, node.layer, node.type.level, start, end, thread, step.image)
             )
             if self.progress is not None:  # under the lock, so that shares arrive in order
-                self.progress(min(1.0, self.done_weight / self.total_weight))  # sums round
+                # Sums round, but the last share is 1.
+                share = self.done_weight / self.total_weight
+                self.progress(min(1.0, share) if self.left else 1.0)
 
     def _now(self) -> float:
         return time.perf_counter() - self.started

@@ -1,7 +1,8 @@
 r"""CKKS parameters and their security.
 
 A ciphertext modulus Q of L + 1 primes (a first prime and L rescaling primes) and, for hybrid key
-switching with d digits, special primes whose product P exceeds the largest digit:
+switching with d digits, special primes whose product P exceeds the largest digit by
+`DIGIT_SPARE_BITS`, as OpenFHE 1.6 chooses them:
 
     digit size   ceil((L + 1) / d) primes
     key size     2 * d * (L + 1 + k) * N * 8 bytes,   k special primes
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 FIRST_PRIME_BITS = 60
 SPECIAL_PRIME_BITS = 60
+DIGIT_SPARE_BITS = 5
 MAX_PRIME_BITS = 60
 WORD_BYTES = 8
 
@@ -86,7 +88,7 @@ class Parameters:
     def special_primes(self) -> int:
         """Number of primes of P."""
         per_digit = math.ceil((self.levels + 1) / self.digits)
-        bits = self.first_prime_bits + (per_digit - 1) * self.prime_bits
+        bits = self.first_prime_bits + (per_digit - 1) * self.prime_bits + DIGIT_SPARE_BITS
         return math.ceil(bits / SPECIAL_PRIME_BITS)
 
     @property

@@ -21,10 +21,12 @@ def parameters(levels: int, digits: int, n: int = 1 << 16, security: int = 128) 
         (12, 1, 13, 768, 768 + 780, 26),
         # Digits of at most 7 primes, 60 + 6 * 59 = 414 bits: 7 special primes; 2 * 20 MiB.
         (12, 2, 7, 768, 768 + 420, 40),
-        # One prime per digit: the largest has 60 bits.
-        (12, 13, 1, 768, 768 + 60, 13 * 14),
+        # Digits of 5 primes, 60 + 4 * 59 + 5 > 300 bits: 6 special primes; 3 * 21 MiB.
+        (14, 3, 6, 886, 886 + 360, 3 * 21),
+        # One prime per digit: the largest has 60 bits, and 5 to spare.
+        (12, 13, 2, 768, 768 + 120, 13 * 15),
         # No rescaling prime: only the first.
-        (0, 1, 1, 60, 120, 2),
+        (0, 1, 2, 60, 180, 3),
     ],
 )
 def test_sizes(
@@ -87,10 +89,10 @@ def test_unknown_rings_are_not_secure() -> None:
     [
         (12, 128, 1),  # 1548 <= 1747
         (20, 128, 3),  # 1 digit: 1240 + 1260, 2 digits: 1240 + 660, 3 digits: 1240 + 420
-        (28, 128, None),  # 60 + 28 * 59 = 1712, and a special prime of 60 bits is too many
-        (27, 128, 28),  # 1653 + 60: only single primes as digits
+        (27, 128, None),  # 60 + 27 * 59 = 1653, and two special primes of 60 bits are too many
+        (26, 128, 27),  # 1594 + 120: only single primes as digits
         (12, 192, 2),  # 1548 > 1220 >= 768 + 420
-        (12, 256, 5),  # 4 digits: 768 + 240 > 951 >= 768 + 180
+        (12, 256, 7),  # 6 digits: 768 + 240 > 951 >= 768 + 180
     ],
 )
 def test_fewest_secure_digits(levels: int, security: int, digits: int | None) -> None:

@@ -161,6 +161,7 @@ def test_openfhe_parameters_are_what_the_runtime_sets(
     fake.__dict__.update(
         CCParamsCKKSRNS=lambda: recorder,
         GenCryptoContext=lambda _: Recorder(),
+        DisablePrecomputeCRTTablesAfterDeserializaton=lambda: None,
         **dict.fromkeys(
             ("SecretKeyDist", "SecurityLevel", "ScalingTechnique", "CKKSDataType"), Names()
         ),
