@@ -4,8 +4,11 @@
 `digits`               data, command line and accuracy of the two digit classifiers (no torch)
 `digits_networks`      `DigitsMLP` and `DigitsCNN` in torch, and their training
 `cryptofacenet`        CryptoFaceNet in torch for any multiple of 32, exported with random weights
+`resnet`, `lenet`      ResNet-20, ResNet-32 and LeNet-5 for comparison, with random weights
+`activations`          what stands for relu in these
 `demo`                 first success: a digit classifier compiled, run encrypted, compared
-`torch_export`         what the exporting modules share: ONNX export, largest absolute value
+`torch_export`         what the exporting modules share: ONNX export, largest absolute value,
+                       an `export` command
 =====================  ======================================================================
 
 The shipped files are `digits_mlp.onnx`, `digits_cnn.onnx`, `digits_test.npz` and

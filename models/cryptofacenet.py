@@ -31,13 +31,17 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models import torch_export
+
+Network = TypeVar("Network", bound=nn.Module)
 
 PATCH = 32
 EMBEDDING = 256
@@ -183,13 +187,22 @@ def calibration_images(size: int, generator: torch.Generator) -> Tensor:
 
 
 def build_random(size: int, seed: int) -> CryptoFaceNet:
-    """Return a network in eval mode with random weights and plausible running statistics.
+    """Return a network in eval mode with random weights and plausible running statistics."""
+    images = calibration_images(size, torch.Generator().manual_seed(seed))
+    return draw_network(lambda: CryptoFaceNet(size), images, seed)
 
-    The same `size` and `seed` give the same network; torch's global generator is left alone.
+
+def draw_network(
+    make: Callable[[], Network], images: Tensor, seed: int, shift: float = 0.1
+) -> Network:
+    """Return what `make` makes, in eval mode, with random weights and the statistics of `images`.
+
+    The same arguments give the same network; torch's global generator is left alone. `shift` is the
+    deviation of what batch norms add.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = CryptoFaceNet(size)
+        network = make()
         for module in network.modules():
             if isinstance(module, HerPN):
                 # A trained network has a different quadratic in every channel, some of them
@@ -201,8 +214,7 @@ def build_random(size: int, seed: int) -> CryptoFaceNet:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
                 module.weight.data.uniform_(0.5, 1.5)
-                module.bias.data.normal_(std=0.1)
-    images = calibration_images(size, torch.Generator().manual_seed(seed))
+                module.bias.data.normal_(std=shift)
     set_statistics(network, images)
     return network
 

@@ -10,7 +10,9 @@ The export keeps the graph as the network was written. Two things would change i
 
 from __future__ import annotations
 
+import argparse
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,42 @@ def export_onnx(network: nn.Module, example: Tensor, path: Path, output_name: st
             input_names=["image"],
             output_names=[output_name],
         )
+
+
+def run_export(
+    prog: str,
+    build: Callable[..., nn.Module],
+    choices: Mapping[str, Sequence[Any]],
+    shape: Callable[..., tuple[int, ...]],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Run the command line `prog export` of a classifier; returns 0.
+
+    Args:
+        prog: for its usage.
+        build: makes the network with random weights from the choices and `seed`, by name.
+        choices: the values each option can have; the first is the default.
+        shape: of one input, from the choices, by name.
+        arguments: the command line, by default the process's own.
+    """
+    parser = argparse.ArgumentParser(prog=prog)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("export", help="write a random-weight ONNX file")
+    for name, values in choices.items():
+        command.add_argument(
+            f"--{name}",
+            type=type(values[0]),
+            choices=values,
+            default=values[0],
+            help=f"default: {values[0]}",
+        )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    chosen = {name: getattr(options, name) for name in choices}
+    network = build(**chosen, seed=options.seed)
+    export_onnx(network, torch.zeros(1, *shape(**chosen)), options.out, "logits")
+    count = sum(p.numel() for p in network.parameters())
+    print(f"{options.out.name}: {', '.join(map(str, chosen.values()))}, {count} parameters")
+    return 0

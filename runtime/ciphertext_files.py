@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ def write_ciphertexts(
     direction: Direction,
     plan: Plan,
     key_tag: str,
-    batches: Sequence[Mapping[PartKey, Any]],
+    batches: Iterable[Mapping[PartKey, Any]],
     samples: int,
 ) -> None:
     """Writes the ciphertexts of batches, all or none.
@@ -30,7 +30,7 @@ def write_ciphertexts(
         direction: whether they are the plan's inputs or outputs.
         plan: the plan.
         key_tag: the key they are encrypted under.
-        batches: by (tensor, part), one mapping per batch.
+        batches: by (tensor, part), one mapping per batch; each is written as it is made.
         samples: how many samples they hold; 0: one without an axis of samples.
     """
     with write_bundle(

@@ -61,10 +61,11 @@ def encrypt_file(
     public = load_public(plan, public_key)
     samples = len(tensors[0]) if tensors else 1
     batched = [make_batches(x, plan.program.batch) for x in tensors]
-    batches = [
+    # One batch at a time: the ciphertexts of a thousand samples are more than memory holds.
+    batches = (
         encrypt_inputs(plan, public, dict(enumerate(values)))
         for values in zip(*batched, strict=True)
-    ]
+    )
     marked = 0 if is_single(plan, feeds) else samples
     write_ciphertexts(output, "inputs", plan, public.public_key.GetKeyTag(), batches, marked)
     return samples
