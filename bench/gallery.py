@@ -20,7 +20,7 @@ import numpy as np
 from fhecompile.plan import Plan
 from runtime.client import decrypt_outputs
 from runtime.costs import evaluation_threads, find_costs
-from runtime.gallery.programs import match_program, output_type, place_program
+from runtime.gallery.programs import match_program, output_type, place_program, places_of
 from runtime.gallery.store import Gallery
 from runtime.key_files import load_evaluation_keys, load_secret, make_keys
 from runtime.machine import MemoryShares, peak_bytes
@@ -51,7 +51,7 @@ def measure(plan: Plan, folder: Path, count: int, runs: int) -> dict[str, object
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     layout = plan.layouts[plan.program.outputs[0].layout]
     level, scale = output_type(plan)
-    placing = place_program(plan, count % 64 or 1)
+    placing = place_program(plan, places_of(plan) - 1)  # the one with the most rotations
     make_keys([placing, match_program(plan, 1)], folder / "keys", threads)
     secret = load_secret(plan, folder / "keys/secret.key")
     context = load_evaluation_keys(match_program(plan, 1), folder / "keys/evaluation.keys")

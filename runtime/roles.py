@@ -1,7 +1,7 @@
 """The roles on files: who has which file can do which step, on a machine of its own.
 
 make keys   plans                                -> secret.key, public.key, evaluation.keys
-encrypt     plan, public.key (or secret.key)     -> encrypted inputs
+encrypt     plan, public.key                     -> encrypted inputs
 evaluate    plan, evaluation.keys, inputs        -> encrypted outputs
 decrypt     plan, secret.key, encrypted outputs  -> outputs
 

@@ -7,7 +7,7 @@ refused; `runtime.bundle` has checked before that they are the bytes that were w
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fhecompile.errors import FheCompileError
@@ -36,10 +36,8 @@ def read_ciphertext(data: bytes, name: str, context: Any, key_tag: str, level: i
         name: what to call it in an error.
         context, key_tag, level: what it is to be.
     """
-    o = load_openfhe()
-    with _reading(name):
-        ciphertext = o.DeserializeCiphertextString(data, o.BINARY)
-    _check_owner(ciphertext, name, context, key_tag)
+    read = load_openfhe().DeserializeCiphertextString
+    ciphertext = _read(read, data, name, context, key_tag)
     found, elements = ciphertext.GetLevel(), ciphertext.NumberCiphertextElements()
     if (found, elements) != (level, 2):
         raise FheCompileError(
@@ -54,20 +52,12 @@ def read_ciphertext(data: bytes, name: str, context: Any, key_tag: str, level: i
 
 def read_public_key(data: bytes, name: str, context: Any, key_tag: str) -> Any:
     """See `read_ciphertext`."""
-    o = load_openfhe()
-    with _reading(name):
-        key = o.DeserializePublicKeyString(data, o.BINARY)
-    _check_owner(key, name, context, key_tag)
-    return key
+    return _read(load_openfhe().DeserializePublicKeyString, data, name, context, key_tag)
 
 
 def read_secret_key(data: bytes, name: str, context: Any, key_tag: str) -> Any:
     """See `read_ciphertext`."""
-    o = load_openfhe()
-    with _reading(name):
-        key = o.DeserializePrivateKeyString(data, o.BINARY)
-    _check_owner(key, name, context, key_tag)
-    return key
+    return _read(load_openfhe().DeserializePrivateKeyString, data, name, context, key_tag)
 
 
 def insert_automorphism_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
@@ -75,7 +65,7 @@ def insert_automorphism_key(data: bytes, name: str, context: Any, key_tag: str) 
     o = load_openfhe()
     with _reading(name):
         keys = o.DeserializeEvalKeyMapString(data, o.BINARY)
-        if keys is None:  # see `_check_owner`
+        if keys is None:  # see `_read`
             raise ValueError("no keys")
         context.InsertEvalAutomorphismKey(keys, key_tag)
 
@@ -86,8 +76,8 @@ def insert_relinearisation_key(data: bytes, name: str, context: Any, key_tag: st
     before = set(context.GetAllEvalMultKeys())
     with _reading(name):
         o.DeserializeEvalMultKeyString(data, o.BINARY)
-    added = set(context.GetAllEvalMultKeys()) - before
-    if added != {key_tag}:
+    after = set(context.GetAllEvalMultKeys())
+    if key_tag not in after or not after - before <= {key_tag}:
         raise _foreign(name)
 
 
@@ -104,10 +94,16 @@ def _reading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _check_owner(thing: Any, name: str, context: Any, key_tag: str) -> None:
+def _read(
+    read: Callable[[bytes, Any], Any], data: bytes, name: str, context: Any, key_tag: str
+) -> Any:
+    """What OpenFHE makes of bytes, if it is of this context and key."""
+    with _reading(name):
+        thing = read(data, load_openfhe().BINARY)
     # OpenFHE reads zeros as a null pointer, which Python sees as None.
     if thing is None or thing.GetCryptoContext() != context or thing.GetKeyTag() != key_tag:
         raise _foreign(name)
+    return thing
 
 
 def _foreign(name: str) -> FheCompileError:

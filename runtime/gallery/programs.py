@@ -12,7 +12,7 @@ Both are plans like any other: validated, executed by the same executor on any b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from fhecompile.ckks.gallery import (
     template_layout,
     template_scale,
 )
+from fhecompile.ckks.layout import Layout
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import (
@@ -45,7 +46,10 @@ def check_template_plan(plan: Plan) -> None:
     """Raises when a plan does not give templates."""
     names = [info.name for info in plan.program.outputs]
     if names == [TEMPLATE] and plan.layouts[plan.program.outputs[0].layout] == _layout(plan):
-        return
+        wanted, largest = template_scale(plan.parameters)
+        level, scale = output_type(plan)
+        if level == wanted and largest - 1 < scale <= largest:
+            return
     raise FheCompileError(
         "no-template",
         "this plan does not give templates",
@@ -67,7 +71,8 @@ def place_program(plan: Plan, place: int) -> Plan:
         if place >> k & 1:
             value = builder.emit("rotate", value, offset=offset)
     builder.emit("output", value, tensor=0, part=0)
-    return builder.plan((plan.program.outputs[0],), "place")
+    placed = msgspec.structs.replace(plan.program.outputs[0], layout=0)
+    return builder.plan("place", placed)
 
 
 def match_program(plan: Plan, groups: int) -> Plan:
@@ -97,17 +102,14 @@ def match_program(plan: Plan, groups: int) -> Plan:
     )
     output = OutputInfo(SCORES, (groups, count), len(builder.layouts), -1.0, 1.0)
     builder.layouts.append(layout)
-    return builder.plan((output,), "match", groups)
+    return builder.plan("match", output, groups)
 
 
 def _size(plan: Plan) -> int:
-    size = 1
-    for length in plan.program.outputs[0].shape:
-        size *= length
-    return size
+    return math.prod(plan.program.outputs[0].shape)
 
 
-def _layout(plan: Plan) -> Any:
+def _layout(plan: Plan) -> Layout:
     return template_layout(plan.program.outputs[0].shape, plan.parameters.slots)
 
 
@@ -132,7 +134,7 @@ class _Builder:
         level, scale = output_type(self.source)
         return self.emit("input", tensor=tensor, part=part, level=level, scale=scale)
 
-    def plan(self, outputs: Sequence[OutputInfo], name: str, groups: int = 0) -> Plan:
+    def plan(self, name: str, output: OutputInfo, groups: int = 0) -> Plan:
         program = self.source.program
         template = program.outputs[0]
         ends = [InputInfo(TEMPLATE, template.shape, (ViewInfo(0, ""),), -1.0, 1.0)]
@@ -140,7 +142,6 @@ class _Builder:
             # Only ciphertexts go in here: what they hold nobody encrypts, each is like a template.
             views = tuple(ViewInfo(0, "") for _ in range(groups))
             ends.append(InputInfo("gallery", template.shape, views, -1.0, 1.0))
-        placed = msgspec.structs.replace(template, layout=0)
         rotations = {
             info.attributes["offset"] % self.source.parameters.slots
             for info in self.operations
@@ -152,7 +153,7 @@ class _Builder:
                 model_name=f"{program.model_name}: {name}",
                 batch=1,
                 inputs=tuple(ends),
-                outputs=(placed,) if name == "place" else tuple(outputs),
+                outputs=(output,),
                 layouts=tuple(self.layouts),
                 keys=KeysInfo(tuple(sorted(rotations)), False, bool(groups)),
                 maps=(),
@@ -169,7 +170,5 @@ class _Builder:
 def output_type(plan: Plan) -> tuple[int, float]:
     """(level, scale) of the templates that a plan's network gives."""
     number = next(n for n, info in enumerate(plan.program.operations) if info.op == "output")
-    level, largest = template_scale(plan.parameters)
     found = plan.types[number]
-    assert found.level == level and largest - 1 < found.scale <= largest
     return found.level, found.scale

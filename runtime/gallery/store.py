@@ -98,10 +98,7 @@ class Gallery:
     def remove(self, name: str) -> None:
         """Deletes a template; the others stay as they are."""
         with self.changing():
-            try:
-                self.path(name).unlink()
-            except FileNotFoundError:
-                raise self._unknown(name) from None
+            self._existing(name).unlink()
 
     def sums(
         self, context: ServerContext, names: list[str] | None = None
@@ -115,12 +112,10 @@ class Gallery:
         if names is None:
             paths = sorted(self.folder.glob(f"*{SUFFIX}"))
         else:
-            paths = [self.path(name) for name in names]
+            paths = [self._existing(name) for name in dict.fromkeys(names)]
         totals: dict[int, Any] = {}
         found: dict[int, str] = {}
         for path in paths:
-            if not path.exists():
-                raise self._unknown(path.name.removesuffix(SUFFIX))
             place, ciphertext = self._read(path, context)
             _enter(found, path, place)
             group = place // self.places
@@ -155,8 +150,12 @@ class Gallery:
             data = bundle.read(f"place-{place}")
         return place, read_ciphertext(data, str(path), context.context, self.key_tag, level)
 
-    def _unknown(self, name: str) -> FheCompileError:
-        return FheCompileError(
+    def _existing(self, name: str) -> Path:
+        """The file of a template that is there; what is no name is not taken for a path."""
+        path = self.path(name)
+        if _NAME.fullmatch(name) and path.exists():
+            return path
+        raise FheCompileError(
             "no-such-template",
             f"there is no template {name}",
             node=str(self.folder),

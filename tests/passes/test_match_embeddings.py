@@ -184,7 +184,7 @@ def test_a_plan_of_pairs(plan: tuple[str, Plan], mode: runtime.Mode) -> None:
     assert made.program.inputs[0].shape == (2, 1, 2, 4, 4)
     pairs = (samples(6, seed=4) * 0.1 + samples(1)).reshape(3, 2, 1, 2, 4, 4)
     found = runtime.run(made, pairs, mode, insecure_toy=True)["score"]
-    error = 2.0**-7 * made.program.prediction.output_range
+    error = 2.0**-8 * made.program.prediction.output_range
     assert found.shape == (3,)
     assert np.allclose(found, scores(pairs, match) - 0.5, rtol=0, atol=error)
 
@@ -201,7 +201,7 @@ def test_every_decrypted_slot_is_the_score(plan: tuple[str, Plan]) -> None:
     slots = client.secret.decrypt(outputs[key], scale[key])
     server.close()
     expected = scores(pairs, match)[0] - 0.5
-    error = 2.0**-7 * made.program.prediction.output_range
+    error = 2.0**-8 * made.program.prediction.output_range
     assert slots.shape == (made.parameters.slots,)
     assert np.allclose(slots, expected, rtol=0, atol=error)
 

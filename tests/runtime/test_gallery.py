@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -202,6 +203,11 @@ def test_names(made: Files, tmp_path: Path) -> None:
     secret = load_secret(PLAN, made / "keys/secret.key")
     assert refusal(Gallery(gallery, PLAN, secret.secret_key.GetKeyTag()).remove, "x") == unknown
     assert refusal(identify, made, gallery, ["x"]) == unknown
+    outside = unknown.replace("template x", "template ../gallery/a")
+    assert refusal(identify, made, gallery, ["../gallery/a"]) == outside
+    store = Gallery(gallery, PLAN, secret.secret_key.GetKeyTag())
+    assert refusal(store.remove, "../gallery/a") == outside
+    assert list(identify(made, gallery, ["a", "a"])) == ["a"]
     assert refusal(identify, made, tmp_path / "none") == (
         f"{tmp_path / 'none'}: there is no template to compare with [empty-gallery]\n"
         "  hint: enrol first with: python -m runtime enrol"
@@ -253,6 +259,9 @@ def test_a_plan_without_templates(made: Files) -> None:
         "  hint: compile the model with --match gallery"
     )
     assert refusal(Gallery, made / "gallery", other, "tag").startswith("this plan does not give")
+    deeper = msgspec.structs.replace(PLAN.program.parameters, levels=PLAN.parameters.levels + 1)
+    forged = Plan(msgspec.structs.replace(PLAN.program, parameters=deeper), PLAN.arrays)
+    assert refusal(match_program, forged, 1).startswith("this plan does not give templates")
 
 
 def test_a_change_waits_for_another(tmp_path: Path) -> None:
