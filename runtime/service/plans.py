@@ -3,10 +3,7 @@
 evaluation keys   1.1 * (keys any plan of these parameters lists) * key bytes + 64 MiB
 inputs            1.1 * ciphertexts of a batch * 64 batches * ciphertext bytes + 1 MiB
 
-A file has a few kilobytes of names and checksums more than its polynomials. For digits of few
-primes OpenFHE takes one special prime more than `Parameters` counts, so the limit allows for it:
-
-    key bytes     2 * d * (L + 1 + k + 1) * N * 8,   symbols as in `fhecompile.ckks.parameters`
+A file has a few kilobytes of names and checksums more than its polynomials.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from fhecompile.ckks.parameters import WORD_BYTES, Parameters
 from fhecompile.plan import Plan
 from fhecompile.plan.files import write_atomically
 from fhecompile.plan.schema import ParametersInfo
@@ -99,7 +95,7 @@ def offer_plans(folder: ServiceFolder, plans: Iterable[Plan]) -> dict[str, Offer
             path,
             summarise(plan, 0, threads, table).seconds,
             key_names(plan),
-            round(OVERHEAD * count * most_key_bytes(plan.parameters)) + KEYS_MARGIN,
+            round(OVERHEAD * count * plan.parameters.key_bytes) + KEYS_MARGIN,
             round(OVERHEAD * MOST_BATCHES * input_bytes(plan)) + INPUTS_MARGIN,
         )
     return offered
@@ -109,12 +105,6 @@ def key_names(plan: Plan) -> frozenset[str]:
     """Names of the evaluation keys a plan needs, as their file calls them."""
     names = [*automorphism_indices(plan.parameters, plan.program.keys)]
     return frozenset(names + [RELINEARISATION] * plan.program.keys.relinearisation)
-
-
-def most_key_bytes(parameters: Parameters) -> int:
-    """Bytes of an evaluation key at most, of polynomials alone."""
-    prime = 2 * parameters.digits * parameters.ring_dimension * WORD_BYTES
-    return parameters.key_bytes + prime
 
 
 def input_bytes(plan: Plan) -> int:

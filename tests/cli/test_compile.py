@@ -204,3 +204,17 @@ def test_interrupt(model: Path) -> None:
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert not model.with_suffix(".fheplan").exists()
+
+
+def test_match_and_threshold(call: Call, model: Path, tmp_path: Path) -> None:
+    done = call(model, *TOY, "--match", "distance", "--threshold", "0.25", "-o", tmp_path / "p")
+    assert done.code == 0, done.err
+    plan = Plan.load(tmp_path / "p").program
+    assert [info.name for info in plan.outputs] == ["score"]
+    assert all(info.shape[0] == 2 for info in plan.inputs)
+    done = call(model, *TOY, "--threshold", "0.25")
+    assert done.code == 2
+    assert done.err == (
+        "error: threshold is given without pairs to match, there is nothing to subtract it from "
+        "[option-value]\n"
+    )

@@ -9,7 +9,7 @@ from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
 from runtime.keys import generate_automorphism_keys, generate_key_pair
 from runtime.serialization import to_bytes
-from runtime.service.plans import input_bytes, most_key_bytes
+from runtime.service.plans import input_bytes
 from tests.support import convolution_plan
 
 PLAN = convolution_plan()
@@ -25,8 +25,8 @@ def test_keys_of_any_parameters_fit(levels: int, digits: int) -> None:
     plan = Plan(program, PLAN.arrays)
     secret = generate_key_pair(plan.parameters)
     ((_, key),) = generate_automorphism_keys(secret, keys, 1)
-    limit = most_key_bytes(plan.parameters)
-    assert 0.8 * limit < len(to_bytes(key)) < 1.1 * limit + 4096
+    limit = plan.parameters.key_bytes
+    assert 0.95 * limit < len(to_bytes(key)) < 1.1 * limit + 4096
 
 
 def test_inputs_fit() -> None:

@@ -252,8 +252,7 @@ def test_uploads_without_end(made: Made) -> None:
     chunks = iter([*[bytes(1 << 10)] * (limit >> 10), bytes(1 << 10)])
     assert refused(made, "POST", path, token, chunks) == too_large(limit)
     count = len(MORE.program.keys.rotations) + 2  # MORE and PLAN share their parameters
-    key = PLAN.parameters.key_bytes + 2 * PLAN.parameters.digits * 256 * 8
-    limit = round(1.1 * count * key) + (64 << 20)
+    limit = round(1.1 * count * PLAN.parameters.key_bytes) + (64 << 20)
     path = f"/v1/keys/{PLAN.digest}"
     headers = {"Content-Length": str(limit + 1)}  # refused before anything is sent
     assert refused(made, "PUT", path, made.tokens["bob"], headers=headers) == too_large(limit)
