@@ -19,6 +19,7 @@ B exchanged, over the columns of B. Only maps that overlap on both sides are mul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -89,13 +90,12 @@ class LinearMap:
 
     def apply(self, x: FloatArray) -> FloatArray:
         """y = M x for x of shape (batch, in_size); returns (batch, out_size)."""
-        batch = x.shape[0]
-        padded = np.concatenate([x, np.zeros((batch, 1), x.dtype)], axis=1)
-        y: FloatArray = np.zeros((batch, self.out_size + 1))
+        padded = np.zeros((self.in_size + 1, len(x)))
+        padded[:-1] = x.T
+        y: FloatArray = np.zeros((self.out_size + 1, len(x)))
         for term in self.terms:
             _apply_term(term, padded, y)
-        kept: FloatArray = y[:, :-1]
-        return kept
+        return np.ascontiguousarray(y[:-1].T)
 
     def row_sums(self) -> FloatArray:
         """M applied to the all-ones vector, shape (out_size,)."""
@@ -104,35 +104,43 @@ class LinearMap:
 
 
 def _apply_term(term: LinearTerm, padded: FloatArray, y: FloatArray) -> None:
-    """Adds one term to y; contracts the axes that only inputs and values have with einsum."""
-    rank = len(term.shape)
-    gathered = padded[:, term.in_index]
-    out_axes = [a for a in range(rank) if term.out_index.shape[a] > 1]
-    value_axes = [a for a in range(rank) if term.values.shape[a] > 1]
-    in_axes = [a for a in range(rank) if term.in_index.shape[a] > 1]
-    known = [a for a in out_axes if a in value_axes or a in in_axes]
-    partial: FloatArray = np.einsum(
-        f"{_letters(value_axes)},z{_letters(in_axes)}->z{_letters(known)}",
-        term.values.reshape([term.values.shape[a] for a in value_axes]),
-        gathered.reshape([gathered.shape[0]] + [term.in_index.shape[a] for a in in_axes]),
-        optimize=True,
-    )
-    sizes = term.shape
-    view = [sizes[a] if a in known else 1 for a in out_axes]
-    full = [sizes[a] for a in out_axes]
-    flat = np.broadcast_to(partial.reshape([-1, *view]), [partial.shape[0], *full])
-    flat = flat.reshape(partial.shape[0], -1)
-    rows = term.out_index.ravel()
-    if np.unique(rows[rows >= 0]).size == int((rows >= 0).sum()):
-        y[:, rows] += flat
+    """Adds one term to y; `padded` and y have an element per row, a sample per column.
+
+    What varies along an axis of T says what it counts: all three arrays products of matrices (as
+    branches do), values and output their rows, input and output their columns; values and input are
+    contracted. Axes of one array alone are summed over, or copied to.
+    """
+    axes = range(len(term.shape))
+    varying = [
+        (term.values.shape[a] > 1, term.in_index.shape[a] > 1, term.out_index.shape[a] > 1)
+        for a in axes
+    ]
+    products = [a for a in axes if varying[a] == (True, True, True)]
+    rows = [a for a in axes if varying[a] == (True, False, True)]
+    columns = [a for a in axes if varying[a] == (False, True, True)]
+    contracted = [a for a in axes if varying[a] == (True, True, False)]
+
+    def grouped(array: NDArray[AnyScalar], *groups: list[int]) -> NDArray[AnyScalar]:
+        """One axis per group and a last one for all others."""
+        order = [a for group in groups for a in group]
+        sizes = [math.prod(array.shape[a] for a in group) for group in groups]
+        others = [a for a in axes if a not in order]
+        sizes.append(math.prod(array.shape[a] for a in others))
+        return array.transpose([*order, *others]).reshape(sizes)
+
+    matrices = grouped(term.values, products, rows, contracted).sum(axis=-1)
+    vectors = padded[grouped(term.in_index, products, contracted, columns)]
+    if vectors.shape[-2] > 1:  # a sum over one element would copy
+        vectors = vectors.sum(axis=-2)
+    found = matrices @ vectors.reshape(*vectors.shape[:2], -1)
+    target = grouped(term.out_index, products, rows, columns)
+    found = found.reshape(*target.shape[:3], 1, y.shape[1])
+    found = np.broadcast_to(found, (*target.shape, y.shape[1])).reshape(-1, y.shape[1])
+    places = target.ravel()
+    if np.unique(places[places >= 0]).size == int((places >= 0).sum()):
+        y[places] += found
     else:
-        for sample, contribution in zip(y, flat, strict=True):
-            np.add.at(sample, rows, contribution)
-
-
-def _letters(axes: list[int]) -> str:
-    """Einsum's names of iteration axes; z is the batch."""
-    return "".join(chr(ord("a") + axis) for axis in axes)
+        np.add.at(y, places, found)
 
 
 # ---------------------------------------------------------------------------- constructors
