@@ -6,9 +6,10 @@ scale 2^s0. Errors are small, so that they scale linearly and add up as independ
 
     error(s, a)^2 = (A 2^(a0 - a))^2 + (B 2^(s0 - s))^2.
 
-For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Rescaling
-primes have `prime_bits` = 59 bits (whole machine words). Of all totals whose predicted error meets
-`precision_bits` the one with the fewest primes wins, and of those the most precise. A and B are
+For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2; a few bits
+beside it (`SHIFTS`) may save a prime. Rescaling primes have `prime_bits` = 59 bits (whole machine
+words). Of all splits whose predicted error meets `precision_bits` the one with the fewest primes
+wins, and of those the most precise. A and B are
 evaluated once: the first grows with sqrt(N), the second with N.
 
 Of the secure ring dimensions and numbers of digits those with the least predicted time are taken
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import ClassVar
 
 from fhecompile.ckks.gallery import TEMPLATE_BITS
@@ -41,6 +43,7 @@ from passes.infer_ranges import Calibration, Ranges
 # The largest of a few hundred normally distributed errors is about four standard deviations.
 PEAK_TO_RMS = 4.0
 MIN_SCALE_BITS = 15
+SHIFTS = (0, -2, -4, -6, 2, 4)  # bits that activations get from constants
 DIGIT_WORTH = 0.02
 
 
@@ -199,12 +202,16 @@ class SelectParameters(Pass):
             s, a = measured.best_split(n, total)
             if fixed:
                 s, a = self.activation_bits, self.constant_bits
-            error = measured.error(n, s, a)
-            if PEAK_TO_RMS * error > allowed and not fixed:
+            if PEAK_TO_RMS * measured.error(n, s, a) > allowed and not fixed:
                 continue
             fewest = self.prime_bits * len(program.graph.nodes)
-            for bump in range(0, self.prime_bits, 3):
-                policy = ScalePolicy(s, a, self.prime_bits, float(bump))
+            for shift, bump in product(
+                SHIFTS[:1] if fixed else SHIFTS, range(0, self.prime_bits, 3)
+            ):
+                policy = ScalePolicy(s + shift, a - shift, self.prime_bits, float(bump))
+                error = measured.error(n, policy.activation_bits, policy.constant_bits)
+                if PEAK_TO_RMS * error > allowed and not fixed:
+                    continue
                 scales = plan_scales(program.graph, policy)
                 levels = scales.levels(largest, FIRST_PRIME_BITS)
                 if program.options.match == "gallery":

@@ -51,8 +51,8 @@ def predict_error(
     smallest = min((node.size for node in graph.outputs()), default=1)
     samples = len(next(iter(inputs.values()), ()))
     repeats = math.ceil(DRAWS / max(1, samples * smallest))
+    exact = {name: np.concatenate([y] * repeats) for name, y in evaluate(graph, inputs).items()}
     inputs = {name: np.concatenate([x] * repeats) for name, x in inputs.items()}
-    exact = evaluate(graph, inputs)
     largest = max((float(np.abs(y).max(initial=0.0)) for y in exact.values()), default=0.0)
     found = []
     for constants, ciphertexts in ((True, False), (False, True)):
