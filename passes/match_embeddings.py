@@ -5,13 +5,14 @@ is applied to both, side by side in the same ciphertexts, and of its outputs e_1
 computed, minus the threshold t,
 
     distance   sum_k (e_1k - e_2k)^2 - t
-    cosine     (sum_k e_1k e_2k) / (|e_1| |e_2|) - t
+    cosine     sum_k (e_1k / |e_1|) (e_2k / |e_2|) - t
 
 The factors 1/sqrt(|e_i|^2) are functions that `fit_functions` replaces by polynomials on the
-calibrated range; where |e_i|^2 is 1 on the calibration data, up to the precision asked for, the
-network normalises itself and no factor is needed. A sum over all elements takes rotations and no
-product, and leaves the same number in every slot: whoever decrypts sees it and nothing else of the
-embeddings.
+calibrated range, of e_i divided by a power of two about as long as they are, so that noise is as
+small beside the factors as beside other values. Where |e_i|^2 is 1 on the calibration data, up to
+the precision asked for, the network normalises itself and no factor is needed. A sum over all
+elements takes rotations and no product, and leaves the same number in every slot: whoever decrypts
+sees it and nothing else of the embeddings.
 
 With `--match gallery` a sample is one x as before, and the output the unit vector e / |e| as a
 template (`fhecompile.ckks.gallery`), which the server stores and compares without the client.
@@ -22,6 +23,7 @@ itself, which is what equal faces look like.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -63,15 +65,16 @@ class MatchEmbeddings(Pass):
         lengths = _squared_lengths(program)
         error = max(abs(lengths[0] - 1), abs(lengths[1] - 1))
         are_units = error <= 2.0 ** -(options.precision_bits + SPARE_BITS)
+        length = 0.0 if are_units else 2.0 ** round(math.log2(math.prod(lengths)) / 4)
         remark = f"{options.match}" if options.match == "gallery" else f"{options.match} of pairs"
         if options.match != "distance" and not are_units:
             remark += f", divided by lengths whose squares are {lengths[0]:.4g} .. {lengths[1]:.4g}"
         if options.match == "gallery":
             _check_vector(outputs[0])
-            graph = _Builder(program.graph, 1).template(are_units)
+            graph = _Builder(program.graph, 1).template(length)
             return PassResult(replace(program, graph=graph), True, (remark,))
         builder = _Builder(stack_samples(program.graph, 2), 2)
-        score = builder.distance() if options.match == "distance" else builder.cosine(are_units)
+        score = builder.distance() if options.match == "distance" else builder.cosine(length)
         graph = builder.finish(score, options.threshold)
         inputs = {name: _pairs(x) for name, x in calibration.inputs.items()}
         after = replace(program, graph=graph).having(replace(calibration, inputs=inputs))
@@ -127,24 +130,19 @@ class _Builder:
         difference = self._affine("difference", self.embeddings, linear_map.add([first, minus]))
         return self._sum("distance", self._square(difference))
 
-    def cosine(self, are_units: bool) -> Node:
+    def cosine(self, length: float) -> Node:
+        """The cosine of embeddings about this long; 0: of length 1, up to what is asked for."""
         one, other = (
-            self._affine(name, self.embeddings, half)
+            self._unit(name, self.embeddings, half, length)
             for name, half in zip(("first", "second"), self._halves(), strict=True)
         )
-        cosine = self._sum("product", self._product("products", one, other))
-        if are_units:
-            return cosine
-        inverses = [self._inverse_length(one), self._inverse_length(other)]
-        return self._product("cosine", cosine, self._product("inverses", *inverses))
+        return self._sum("cosine", self._product("products", one, other))
 
-    def template(self, are_units: bool) -> TensorGraph:
-        """The graph whose one output is the unit vector."""
+    def template(self, length: float) -> TensorGraph:
+        """The graph whose one output is the unit vector; `length` as above."""
         unit = self.embeddings
-        if not are_units:
-            inverse = self._inverse_length(unit)
-            name = f"{TEMPLATE}.unit"
-            unit = self._add(Mul(name=name, inputs=(unit.name, inverse.name), shape=unit.shape))
+        if length:
+            unit = self._unit("embedding", unit, linear_map.identity(self.size), length)
         # To where templates are compared, which is not where the network makes embeddings cheaply.
         moved = Affine(
             name=f"{TEMPLATE}.moved",
@@ -176,12 +174,21 @@ class _Builder:
             linear_map.selection(elements + self.size, 2 * self.size),
         )
 
-    def _inverse_length(self, x: Node) -> Node:
-        total = self._sum(f"{x.name.removeprefix(f'{SCORE}.')}.length", self._square(x))
-        name = f"{total.name}.inverse"
-        return self._add(
-            Function(name=name, inputs=(total.name,), shape=(1,), function="inverse_sqrt")
+    def _unit(self, name: str, x: Node, m: LinearMap, length: float) -> Node:
+        """The unit vector in the direction of a map of x, which is about `length` long."""
+        if not length:
+            return self._affine(name, x, m)
+        x = self._affine(name, x, linear_map.scale_outputs(m, np.full(m.out_size, 1 / length)))
+        total = self._sum(f"{name}.length", self._square(x))
+        inverse = self._add(
+            Function(
+                name=f"{total.name}.inverse",
+                inputs=(total.name,),
+                shape=(1,),
+                function="inverse_sqrt",
+            )
         )
+        return self._product(f"{name}.unit", x, inverse)
 
     def _square(self, x: Node) -> Node:
         squares = np.array([0.0, 0.0, 1.0]).reshape(-1, *(1,) * len(x.shape))
@@ -204,9 +211,15 @@ class _Builder:
             inputs = x.inputs
             maps = tuple(linear_map.compose(m, inner) for inner in x.maps)
             offset = offset + m.apply(x.full_bias()[None])[0]
-        shape = (m.out_size,)
+        shape = x.shape if m.out_size == x.size else (m.out_size,)
         return self._add(
-            Affine(name=f"{SCORE}.{name}", inputs=inputs, shape=shape, maps=maps, bias=offset)
+            Affine(
+                name=f"{SCORE}.{name}",
+                inputs=inputs,
+                shape=shape,
+                maps=maps,
+                bias=offset.reshape(shape),
+            )
         )
 
     def _add(self, node: Node) -> Node:
