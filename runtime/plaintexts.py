@@ -2,8 +2,9 @@
 
 Encoding does not depend on ciphertexts, and it is most of the time of a plaintext product. So
 
-    once    the images of a run share a plaintext: the first operation that needs it encodes it, and
-            it is dropped when the operation of the last image has taken it
+    once    the images of a run share a plaintext, and so do operations with equal constants
+            (`fhecompile.plan.constants`): the first operation that needs it encodes it, and it is
+            dropped when the last one of the last image has taken it
     ahead   a thread with nothing to run encodes the next plaintexts in the plan's order, as long as
             all plaintexts held take no more than `ahead_bytes`
     kept    the first plaintexts of the plan, up to `cache_bytes`, stay for later runs
@@ -18,24 +19,27 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol
 
 from fhecompile.ckks.parameters import WORD_BYTES
 from fhecompile.plan import Plan
+from fhecompile.plan.constants import Term, group_constants
 from runtime.trace import InnerTimes
-
-OPERATIONS_WITH_CONSTANTS = ("dot_plain", "mul_plain", "add_plain")
 
 
 @dataclass(frozen=True)
 class PlaintextInfo:
-    """One plaintext of a plan: the constant of a term of an operation."""
+    """One plaintext of a plan: the constant of a term of an operation, and of `others`."""
 
     operation: int
     term: int
     bytes: int
+    others: tuple[Term, ...] = field(default=(), compare=False)
+
+
+Use = tuple[int, PlaintextInfo]  # position of an operand, its plaintext
 
 
 def list_plaintexts(plan: Plan) -> list[PlaintextInfo]:
@@ -44,14 +48,12 @@ def list_plaintexts(plan: Plan) -> list[PlaintextInfo]:
     One at level l has L + 1 - l primes of N words, and N more words: the slots it was made from.
     """
     p = plan.parameters
-    return [
-        PlaintextInfo(
-            number, term, (p.levels + 2 - plan.types[number].level) * p.ring_dimension * WORD_BYTES
-        )
-        for number, info in enumerate(plan.program.operations)
-        if info.op in OPERATIONS_WITH_CONSTANTS
-        for term in range(len(info.inputs))
-    ]
+    found = []
+    for (number, term), *others in group_constants(plan):
+        primes = p.levels + 1 - plan.types[number].level
+        size = (primes + 1) * p.ring_dimension * WORD_BYTES
+        found.append(PlaintextInfo(number, term, size, tuple(others)))
+    return found
 
 
 def divide_stages(plan: Plan, stage_bytes: int) -> list[int]:
@@ -98,15 +100,16 @@ class PlaintextStore:
         self.held_bytes = 0  # of plaintexts made or being made, without those to keep
         self._encoder = encoder
         self._order = tuple(plaintexts)
-        self._terms: dict[int, list[PlaintextInfo]] = {}
+        self._terms: dict[int, list[Use]] = {}
         for info in self._order:
-            self._terms.setdefault(info.operation, []).append(info)
+            for operation, term in ((info.operation, info.term), *info.others):
+                self._terms.setdefault(operation, []).append((term, info))
         filled = accumulate(info.bytes for info in self._order)
         self._keep = {i for i, end in zip(self._order, filled, strict=True) if end <= cache_bytes}
         self._lock = threading.Lock()
         self._made: dict[PlaintextInfo, Future[Any]] = {}  # or being made
         self._begun: set[PlaintextInfo] = set()  # in this run or kept from an earlier one
-        self._left: dict[PlaintextInfo, int] = {}  # images that have not taken it yet
+        self._left: dict[PlaintextInfo, int] = {}  # uses that have not taken it yet
         self._cursor = 0
         self._times = InnerTimes()
 
@@ -118,7 +121,7 @@ class PlaintextStore:
 
     def begin(self, images: int) -> None:
         """A run starts in which each operation uses its constants once per image."""
-        self._left = dict.fromkeys(self._order, images)
+        self._left = {info: images * (1 + len(info.others)) for info in self._order}
         self._begun = set(self._made)
         self._cursor, self._times = 0, InnerTimes()
         self._encoder.begin([info for info in self._order if info not in self._made])
@@ -166,13 +169,14 @@ class PlaintextStore:
         """Encodes a claimed plaintext; an error is also raised where the plaintext is used."""
         self._make(info)
 
-    def _next(self, left: list[PlaintextInfo]) -> tuple[int, Any]:
+    def _next(self, left: list[Use]) -> tuple[int, Any]:
         """One of those left, taken off the list: at hand, or made here, or waited for."""
         with self._lock:
-            info = self._choose(left)
+            use = self._choose(left)
+            info = use[1]
             is_ours = info not in self._begun
             future = self._start(info) if is_ours else self._made[info]
-        left.remove(info)
+        left.remove(use)
         if is_ours:
             plaintext, times = self._make(info)
         else:
@@ -185,12 +189,12 @@ class PlaintextStore:
             if not self._left[info] and info not in self._keep:
                 del self._made[info]
                 self.held_bytes -= info.bytes
-        return info.term, plaintext
+        return use[0], plaintext
 
-    def _choose(self, left: Sequence[PlaintextInfo]) -> PlaintextInfo:
-        for info in left:
-            if info not in self._begun or self._made[info].done():
-                return info
+    def _choose(self, left: Sequence[Use]) -> Use:
+        for use in left:
+            if use[1] not in self._begun or self._made[use[1]].done():
+                return use
         return left[0]
 
     def _start(self, info: PlaintextInfo) -> Future[Any]:

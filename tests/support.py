@@ -203,8 +203,8 @@ def convolutions() -> Network:
 
 
 @functools.cache
-def convolution_plan(ring_dimension: int = 256) -> Plan:
+def convolution_plan(ring_dimension: int = 256, batch: int = 1) -> Plan:
     """The plan of `convolutions` on a toy ring, calibrated on uniform noise in [-1, 1]."""
     model = convolutions().model("y")
-    options = CompileOptions(ring_dimension=ring_dimension, insecure_toy=True)
+    options = CompileOptions(ring_dimension=ring_dimension, insecure_toy=True, batch=batch)
     return compile_model(model, random_inputs(import_model(model).graph, 8), options).plan

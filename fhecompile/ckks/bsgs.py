@@ -34,7 +34,8 @@ class RotationCosts:
         baby: a hoisted rotation.
         giant: a rotation into the extended basis, added there.
         key: what one more rotation key is worth avoiding.
-        product: encoding a diagonal, multiplying and adding it.
+        product: multiplying with an encoded diagonal and adding.
+        encode: encoding a diagonal.
         down: the one division by P after the giant steps.
         rotate: a rotation on its own, or a conjugation.
         unit: a product with a plaintext that is kept.
@@ -45,6 +46,7 @@ class RotationCosts:
     giant: float
     key: float
     product: float = 0.0
+    encode: float = 0.0
     down: float = 0.0
     rotate: float = 0.0
     unit: float = 0.0
@@ -58,8 +60,10 @@ def rotation_costs(parameters: Parameters, level: int) -> RotationCosts:
     x = ValueType("ciphertext", level, 0.0)
     extended = ValueType("extended", level, 0.0)
     baby = operation_seconds("rotate_hoisted", [x, x], {"offset": 1}, parameters)
+    product = operation_seconds("dot_plain", [x], {}, parameters, encoded=0)
     return RotationCosts(
-        product=operation_seconds("dot_plain", [x], {}, parameters),
+        product=product,
+        encode=operation_seconds("dot_plain", [x], {}, parameters) - product,
         hoist=operation_seconds("hoist", [x], {}, parameters),
         baby=baby,
         giant=operation_seconds("rotate_extended", [x], {"offset": 1}, parameters)
@@ -94,13 +98,14 @@ def signed_offset(offset: int, slots: int) -> int:
     return (offset + slots // 2) % slots - slots // 2
 
 
-def ideal_seconds(products: float, costs: RotationCosts) -> float:
+def ideal_seconds(products: float, costs: RotationCosts, blocks: int = 1) -> float:
     """Seconds of the baby and giant steps of the best split imaginable.
 
     With b baby steps in each of n inputs and g giant steps in each of m accumulators,
     b g = P / (n m), the seconds n b B + m g G are least when both terms are equal: 2 sqrt(P B G).
+    Blocks that have neither inputs nor accumulators in common need that each, of P / blocks.
     """
-    return 2 * math.sqrt(products * costs.baby * costs.giant)
+    return 2 * math.sqrt(products * blocks * costs.baby * costs.giant)
 
 
 def choose_split(
@@ -145,7 +150,7 @@ def _cost(
     giants = np.unique(rows[moved, 1] * slots + giant[moved])
     keys = {*(babies % slots).tolist(), *(giants % slots).tolist()} - taken
     return float(
-        costs.product * len(rows)
+        (costs.product + costs.encode) * len(rows)
         + costs.hoist * np.unique(babies // slots).size
         + costs.baby * babies.size
         + costs.giant * giants.size

@@ -63,6 +63,7 @@ def operation_seconds(
     attributes: Mapping[str, Any],
     parameters: Parameters,
     table: CostTable = BUILT_IN,
+    encoded: int | None = None,
 ) -> float:
     """Predicted seconds of one operation on one thread.
 
@@ -72,12 +73,19 @@ def operation_seconds(
         attributes: its attributes.
         parameters: ring dimension, levels and digits.
         table: costs of the steps.
+        encoded: how many of its constants are encoded for it; None: all of them.
     """
     if not operands:
         return 0.0
     left = parameters.levels + 1 - operands[0].level
-    milliseconds = sum(table.milliseconds[s] * _primes(s, left, parameters) for s in STEPS[op])
-    return _terms(op, operands, attributes) * milliseconds * ring_unit(parameters) / 1000.0
+    terms = _terms(op, operands, attributes)
+    milliseconds = sum(
+        (terms if encoded is None or s != "encode" else encoded)
+        * table.milliseconds[s]
+        * _primes(s, left, parameters)
+        for s in STEPS[op]
+    )
+    return milliseconds * ring_unit(parameters) / 1000.0
 
 
 def step_primes(op: str, level: int, parameters: Parameters) -> dict[str, int]:

@@ -1,8 +1,9 @@
 r"""What a linear map costs between two layouts, estimated quickly enough to compare thousands.
 
-The number of plaintext products is exact but for zero weights (`fhecompile.ckks.offsets`). The
-rotations are those of an ideal baby-step giant-step split (`ideal_seconds`); `choose_split` finds
-the real one once the layouts are settled.
+The number of plaintext products is exact but for zero weights (`fhecompile.ckks.offsets`); equal
+constants are encoded once (`fhecompile.ckks.equal_diagonals`). The rotations are those of an ideal
+baby-step giant-step split (`ideal_seconds`); `choose_split` finds the real one once the layouts are
+settled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks.bsgs import RotationCosts, ideal_seconds
 from fhecompile.ckks.diagonals import DiagonalMap, Packing, normalised_rows
+from fhecompile.ckks.equal_diagonals import first_equals, shared_digits
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ckks.offsets import IndexParts
@@ -48,11 +50,16 @@ def estimate_map(
     if packing == "pair":
         raw[:, 0] >>= 1
     raw[:, 2] &= dm.modulus - 1
-    products = min(len(rows) for rows in _windowed(dm, raw))
+    shared = shared_digits(source, target, packing) if parts.repeats else []
+    blocks = math.prod(after.radix for _, after in shared)
+    # All samples' rows are those of the first one over again.
+    products = blocks * min(
+        len(rows) for rows in _windowed(dm, np.unique(first_equals(raw, shared, packing), axis=0))
+    )
     turned = bool(np.any(raw[:, 2]))
-    seconds = products * costs.product
+    seconds = products * (costs.product + costs.encode / blocks)
     if turned:
-        seconds += ideal_seconds(products, costs)
+        seconds += ideal_seconds(products, costs, blocks)
         seconds += source.ciphertexts * costs.hoist + dm.accumulators * costs.down
     return MapCost(products, seconds)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks.equal_diagonals import repeats
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.linear_map import LinearMap, LinearTerm
 
@@ -41,18 +42,23 @@ class IndexPart:
 
 @dataclass(frozen=True, eq=False)
 class IndexParts:
-    """The independent parts of every term of a map between tensors of two shapes."""
+    """The independent parts of every term of a map between tensors of two shapes.
+
+    `repeats` says that the map does the same along axis 0 (`fhecompile.ckks.equal_diagonals`).
+    """
 
     out_shape: Shape
     in_shape: Shape
     terms: tuple[tuple[IndexPart, ...], ...]
+    repeats: bool = False
     known: dict[tuple[object, ...], Int64Array] = field(default_factory=dict)
 
     @staticmethod
     def of(m: LinearMap, out_shape: Shape, in_shape: Shape) -> IndexParts:
         """Takes a map apart; what is not separable stays one part."""
         terms = [_parts(term, out_shape, in_shape) for term in m.terms if _touches(term)]
-        return IndexParts(out_shape, in_shape, tuple(terms))
+        alike = out_shape[:1] == in_shape[:1] and repeats(m, out_shape[0])
+        return IndexParts(out_shape, in_shape, tuple(terms), alike)
 
     def offsets(self, source: Layout, target: Layout) -> Int64Array:
         """(output ciphertext, input ciphertext, slot(i) - slot(o)) of all pairs, shape (n, 3)."""

@@ -21,6 +21,7 @@ from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.ckks.operations import OPERATIONS, automorphisms
 from fhecompile.ckks.parameters import Parameters
+from fhecompile.plan.constants import encodings
 from fhecompile.plan.plan import Plan
 from fhecompile.plan.schema import OperationInfo
 
@@ -157,6 +158,7 @@ def describe_plan(plan: Plan, summary: PlanSummary, threads: int) -> dict[str, A
 
 def _layers(plan: Plan, threads: int, table: CostTable) -> tuple[LayerSummary, ...]:
     operations, types, parameters = plan.program.operations, plan.types, plan.parameters
+    encoded = encodings(plan)
     numbers: list[list[int]] = [[] for _ in plan.program.layers]
     leaving: list[set[int]] = [set() for _ in plan.program.layers]
     for number, info in enumerate(operations):
@@ -171,8 +173,11 @@ def _layers(plan: Plan, threads: int, table: CostTable) -> tuple[LayerSummary, .
         products = _products(members)
         floor = layer.multiply_accumulates / (2 * parameters.slots)
         seconds = sum(
-            operation_seconds(m.op, [types[i] for i in m.inputs], m.attributes, parameters, table)
-            for m in members
+            operation_seconds(
+                *(m.op, [types[k] for k in m.inputs], m.attributes, parameters, table),
+                encoded=encoded.get(i, 0),
+            )
+            for i, m in zip(own, members, strict=True)
         )
         found.append(
             LayerSummary(

@@ -16,7 +16,7 @@ from runtime.client import Client
 from runtime.constants import ConstantStore
 from runtime.executor import Executor
 from runtime.keys import ServerContext
-from runtime.plaintexts import list_plaintexts
+from runtime.plaintexts import PlaintextInfo, PlaintextStore, list_plaintexts
 from tests.support import FloatArray, convolution_plan
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
@@ -159,6 +159,34 @@ def test_an_error_while_encoding_says_where(keys: Keys, monkeypatch: pytest.Monk
     with pytest.raises(Exception, match=r"^conv1 norm: .* while encoding constants: no such mod"):
         task.run()
     executor.backend.end()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_operations_share_equal_constants(encodings: Counter[bytes], threads: int) -> None:
+    """Samples in ciphertexts of their own: encoded once, and the bits of encoding each term."""
+    plan = convolution_plan(batch=4)
+    plaintexts = list_plaintexts(plan)
+    terms = sum(1 + len(info.others) for info in plaintexts)
+    assert len(plaintexts) < 0.8 * terms
+    client, context = Client.create(plan)
+    ciphertexts = client.encrypt({0: np.random.default_rng(3).uniform(-1, 1, (4, 1, 2, 8, 8))})
+    backend = OpenfheBackend(plan, ConstantStore(plan), context, TOTAL)
+    found = client.decrypt(Executor(plan, backend, threads).run(ciphertexts)[0])[0]
+    assert encodings.total() == len(plaintexts)
+    assert backend.plaintexts.held_bytes == 0
+    encodings.clear()
+    apart = OpenfheBackend(plan, ConstantStore(plan), context, 0)
+    each = [
+        PlaintextInfo(*term, info.bytes)
+        for info in plaintexts
+        for term in ((info.operation, info.term), *info.others)
+    ]
+    apart.plaintexts = PlaintextStore(each, apart.plaintexts._encoder)
+    expected = client.decrypt(Executor(plan, apart, threads).run(ciphertexts)[0])[0]
+    assert encodings.total() == terms
+    assert np.array_equal(found, expected)
+    assert np.abs(expected).max() > 0.1
+    context.release()
 
 
 @pytest.mark.parametrize("turn", [0, 1, 100, -3])
