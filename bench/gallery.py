@@ -22,6 +22,7 @@ from runtime.client import decrypt_outputs
 from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.programs import match_program, output_type, place_program, places_of
 from runtime.gallery.store import Gallery
+from runtime.gallery.templates import Entry
 from runtime.key_files import load_evaluation_keys, load_secret, make_keys
 from runtime.machine import MemoryShares, peak_bytes
 from runtime.processor import processor_name, usable_cores
@@ -64,8 +65,9 @@ def measure(plan: Plan, folder: Path, count: int, runs: int) -> dict[str, object
 
     with gallery.changing():
         for number, vector in enumerate(vectors):
-            stored = encrypt(vector, level, scale, number % gallery.places)
-            gallery.add(f"template-{number}", number, stored)
+            stored = encrypt(vector, level, scale, number % gallery.files.places)
+            name = f"template-{number}"
+            gallery.add(Entry(name, number, gallery.path(name)), stored)
     file_bytes = gallery.path("template-0").stat().st_size
     probe = encrypt(vectors[1], level, scale)
     seconds: dict[str, list[float]] = {"place": [], "read": [], "match": []}
@@ -74,7 +76,7 @@ def measure(plan: Plan, folder: Path, count: int, runs: int) -> dict[str, object
         Server(placing, context, threads, memory).evaluate({(0, 0): probe})
         seconds["place"].append(time.perf_counter() - started)
         started = time.perf_counter()
-        sums, _ = gallery.sums(context)
+        sums = gallery.files.sums(context, gallery.entries())
         seconds["read"].append(time.perf_counter() - started)
         started = time.perf_counter()
         program = match_program(plan, len(sums))

@@ -15,29 +15,25 @@ add-client, remove-client --folder DIR NAME         who may use it
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable
 from fhecompile.version import __version__
 from runtime.client import check_secure
-from runtime.command import complain, count, end_command
+from runtime.command import add_process_options, complain, count, end_command, reporting
 from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.commands import add_roles
 from runtime.inputs import read_inputs
 from runtime.key_files import describe_keys, make_keys
 from runtime.parent import end_with_parent
-from runtime.progress import JsonProgress, ProgressBar
 from runtime.roles import decrypt_file, encrypt_file, evaluate_file
 from runtime.samples import write_outputs
 from runtime.service.commands import add_commands
 from runtime.tuning import tune_process
-
-Progress = Callable[[float], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def act() -> None:
         if getattr(options, "end_with", None):
             end_with_parent(options.end_with)
-        if arguments is None and options.role in (_keygen, _evaluate):
+        if arguments is None and getattr(options, "evaluates", False):
             tune_process()
         options.role(options)
 
@@ -69,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     keygen.add_argument("plan", nargs="+", type=Path, metavar="PLAN", help="plan files")
     keygen.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     _threads(keygen)
+    keygen.set_defaults(evaluates=True)
 
     encrypt = _role(roles, "encrypt", _encrypt, "encrypts inputs")
     _files(encrypt, "public.key", ".npz with one array per input, .npy, or file.npz:array")
@@ -85,15 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batches evaluated at once at most; default: as many as memory allows",
     )
-    evaluate.add_argument(
-        "--progress",
-        choices=("bar", "json"),
-        default="bar",
-        help='json: lines {"progress": SHARE} on stdout and nothing else',
-    )
-    evaluate.add_argument(
-        "--end-with", type=count, metavar="PID", help="end when this process, its parent, ends"
-    )
+    add_process_options(evaluate)
 
     decrypt = _role(roles, "decrypt", _decrypt, "decrypts outputs")
     _files(decrypt, "secret.key", "encrypted outputs")
@@ -134,7 +123,7 @@ def _threads(parser: argparse.ArgumentParser) -> None:
 def _keygen(options: argparse.Namespace) -> None:
     plans = [_load(options, path) for path in options.plan]
     threads = options.threads or evaluation_threads(find_costs()[0])
-    with _progress(options, "making keys") as (progress, say):
+    with reporting(options, "making keys") as (progress, say):
         started = time.perf_counter()
         make_keys(plans, options.out, threads, progress)
         seconds = time.perf_counter() - started
@@ -148,7 +137,7 @@ def _encrypt(options: argparse.Namespace) -> None:
     plan = _load(options, options.plan)
     check_writable(options.output, "--output")
     feeds = read_inputs(options.input, plan)
-    with _progress(options, "encrypting") as (_, say):
+    with reporting(options, "encrypting") as (_, say):
         samples = encrypt_file(
             plan, options.key, feeds, options.output, ignore_range=options.ignore_range
         )
@@ -158,9 +147,7 @@ def _encrypt(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     plan = _load(options, options.plan)
-    with _progress(options, "evaluating") as (progress, say):
-        if options.progress == "json":
-            progress, options.quiet = JsonProgress(sys.stdout).update, True
+    with reporting(options, "evaluating") as (progress, say):
         seconds = evaluate_file(
             plan,
             options.key,
@@ -189,23 +176,6 @@ def _load(options: argparse.Namespace, path: Path) -> Plan:
     if plan.parameters.insecure:
         complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
     return plan
-
-
-@contextlib.contextmanager
-def _progress(
-    options: argparse.Namespace, label: str
-) -> Iterator[tuple[Progress, Callable[[str], None]]]:
-    """What reports a share that is done, and what says a line when all of it is."""
-    bar = ProgressBar(sys.stderr)
-    bar.shown = bar.shown and not options.quiet
-    lines: list[str] = []
-    try:
-        bar.start(label)
-        yield bar.update, lines.append
-    finally:
-        bar.finish()
-    if not options.quiet:
-        print("\n".join(lines))
 
 
 if __name__ == "__main__":

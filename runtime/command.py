@@ -6,16 +6,20 @@ Exit codes are those of `fhecompile.errors`, and 130 after Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
 from fhecompile.version import __version__
 from runtime.inputs import CalibrationWarning
 from runtime.machine import parse_size
+from runtime.progress import JsonProgress, ProgressBar
+
+Progress = Callable[[float], None]
 
 EXIT_INTERRUPTED = 130
 
@@ -51,6 +55,46 @@ def end_command(action: Callable[[], None], verbose: bool) -> int:
             f"({__version__}) and the output of -v"
         )
         return EXIT_INTERNAL
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a command that evaluates, perhaps for another program."""
+    parser.set_defaults(evaluates=True)
+    parser.add_argument(
+        "--progress",
+        choices=("bar", "json"),
+        default="bar",
+        help='json: lines {"progress": SHARE} on stdout and nothing else',
+    )
+    parser.add_argument(
+        "--end-with", type=count, metavar="PID", help="end when this process, its parent, ends"
+    )
+
+
+@contextlib.contextmanager
+def reporting(
+    options: argparse.Namespace, label: str
+) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+    """What reports a share that is done, and what says a line when all of it is.
+
+    Args:
+        options: of the command; with `--progress json` it is quiet from now on.
+        label: what is done.
+    """
+    if getattr(options, "progress", "bar") == "json":
+        options.quiet = True
+        yield JsonProgress(sys.stdout).update, lambda _: None
+        return
+    bar = ProgressBar(sys.stderr)
+    bar.shown = bar.shown and not options.quiet
+    lines: list[str] = []
+    try:
+        bar.start(label)
+        yield bar.update, lines.append
+    finally:
+        bar.finish()
+    if not options.quiet:
+        print("\n".join(lines))
 
 
 def count(text: str) -> int:

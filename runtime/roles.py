@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable
+from runtime.bundle import Bundle
 from runtime.ciphertext_files import (
     count_batches,
     open_ciphertexts,
@@ -31,7 +32,8 @@ from runtime.client import PartKey, decrypt_outputs, encrypt_inputs
 from runtime.costs import evaluation_threads, find_costs
 from runtime.inputs import check_inputs, check_outputs
 from runtime.key_files import load_evaluation_keys, load_public, load_secret
-from runtime.machine import check_memory, share_memory
+from runtime.keys import ServerContext
+from runtime.machine import MemoryShares, check_memory, share_memory
 from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.server import Server
 from runtime.session import part_of
@@ -93,29 +95,57 @@ def evaluate_file(
         progress: called with the share of the evaluation that is done.
     """
     check_writable(output, "--output")
-    check_memory(plan)
-    memory = share_memory(plan, None, in_flight)
-    costs, _ = find_costs()
-    wide = threads is None and costs is not None and costs.openmp_threads > 1
-    context = load_evaluation_keys(plan, evaluation_keys)
     with contextlib.ExitStack() as stack:
+        memory = evaluation_memory(plan, in_flight)
+        context = load_evaluation_keys(plan, evaluation_keys)
         stack.callback(context.release)
         bundle = stack.enter_context(open_ciphertexts(inputs, "inputs", plan, context.key_tag))
-        server = Server(plan, context, threads or evaluation_threads(costs), memory, wide=wide)
-        stack.callback(server.close)
-        outputs: list[dict[PartKey, Any]] = []
-        seconds, count = 0.0, count_batches(bundle, plan)
+        outputs, seconds = evaluate_bundle(plan, context, bundle, memory, threads, progress)
+        samples = bundle.manifest.samples
+        write_ciphertexts(output, "outputs", plan, context.key_tag, outputs, samples)
+    return seconds
+
+
+def evaluation_memory(plan: Plan, in_flight: int | None = None) -> MemoryShares:
+    """How an evaluation uses memory, before its keys are read; raises when there is too little."""
+    check_memory(plan)
+    return share_memory(plan, None, in_flight)
+
+
+def evaluate_bundle(
+    plan: Plan,
+    context: ServerContext,
+    inputs: Bundle,
+    memory: MemoryShares,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[dict[PartKey, Any]], float]:
+    """Output ciphertexts of each batch of encrypted inputs, and the seconds it took.
+
+    Args:
+        plan: the plan.
+        context: the evaluation keys, which stay.
+        inputs: what `open_ciphertexts` has opened.
+        memory: from `evaluation_memory`.
+        threads, progress: see `evaluate_file`.
+    """
+    costs, _ = find_costs()
+    wide = threads is None and costs is not None and costs.openmp_threads > 1
+    server = Server(plan, context, threads or evaluation_threads(costs), memory, wide=wide)
+    outputs: list[dict[PartKey, Any]] = []
+    seconds, count = 0.0, count_batches(inputs, plan)
+    try:
         for start in range(0, count, memory.in_flight):
             numbers = range(start, min(start + memory.in_flight, count))
-            batches = [read_batch(bundle, n, "inputs", plan, context.context) for n in numbers]
+            batches = [read_batch(inputs, n, "inputs", plan, context.context) for n in numbers]
             done, execution = server.evaluate_images(
                 batches, part_of(progress, start, len(numbers), count)
             )
             outputs += done
             seconds += execution.seconds
-        samples = bundle.manifest.samples
-        write_ciphertexts(output, "outputs", plan, context.key_tag, outputs, samples)
-    return seconds
+    finally:
+        server.free_constants()
+    return outputs, seconds
 
 
 def decrypt_file(plan: Plan, secret_key: Path, outputs: Path) -> dict[str, NDArray[np.float32]]:

@@ -91,8 +91,12 @@ class Server:
                 )
         return self.executor.run_images(images, progress)
 
-    def close(self) -> None:
-        """Releases the evaluation keys and all constants."""
+    def free_constants(self) -> None:
+        """Releases all constants; the evaluation keys stay for other plans."""
         self.constants.close()
         self.backend.plaintexts.close()
+
+    def close(self) -> None:
+        """Releases the evaluation keys and all constants."""
+        self.free_constants()
         self.context.release()

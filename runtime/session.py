@@ -241,7 +241,7 @@ class InferenceSession:
         return decrypted
 
 
-def part_of(progress: Progress | None, done: int, count: int, total: int) -> Progress | None:
+def part_of(progress: Progress | None, done: float, count: float, total: float) -> Progress | None:
     """What reports the share of `total` samples, given that of `count` ones after `done` others."""
     if progress is None:
         return None

@@ -8,10 +8,20 @@ DELETE  /v1/keys/PLAN          204
 POST    /v1/jobs?plan=PLAN     encrypted inputs: 201 and the queued job
 GET     /v1/jobs               the client's jobs
 GET     /v1/jobs/ID            state, progress, seconds left, error
-GET     /v1/jobs/ID/outputs    encrypted outputs
+GET     /v1/jobs/ID/outputs    encrypted outputs, or scores
 DELETE  /v1/jobs/ID            204; a running job is ended
+GET     /v1/templates?plan=PLAN         the client's templates: name, created, bytes
+DELETE  /v1/templates/NAME?plan=PLAN    204; other templates stay as they are
 
-PLAN is a plan's digest. What is another client's is 404, as if it were not there.
+PLAN is a plan's digest. A job of a plan that gives templates may be of another kind:
+
+POST    /v1/jobs?plan=PLAN&kind=enrol&name=NAME         stores a template of each image under a name
+                                                        of its own; name= for each
+POST    /v1/jobs?plan=PLAN&kind=identify[&name=NAME]    compares one image with these, or with all
+                                                        that are there when it is run
+
+A name is taken from the moment its job is accepted. A comparison fails when a template it needs is
+removed first. What is another client's is 404, as if it were not there.
 """
 
 from __future__ import annotations
@@ -21,9 +31,9 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
@@ -69,6 +79,8 @@ def create_app(folder: Path, plans: Sequence[Plan]) -> FastAPI:
         ("GET", "/jobs/{name}", routes.show_job),
         ("GET", "/jobs/{name}/outputs", routes.get_outputs),
         ("DELETE", "/jobs/{name}", routes.delete_job),
+        ("GET", "/templates", routes.list_templates),
+        ("DELETE", "/templates/{name}", routes.delete_template),
     ):
         router.add_api_route(path, call, methods=[method], response_model=None)
     app.include_router(router)
@@ -121,11 +133,20 @@ class _Routes:
         self.service.store.remove_keys(self.service.find_keys(_client(request), digest))
         return Response(status_code=204)
 
-    async def post_job(self, request: Request, plan: str = "") -> Response:
+    async def post_job(
+        self,
+        request: Request,
+        plan: str = "",
+        kind: str = "evaluate",
+        name: Annotated[Sequence[str], Query()] = (),
+    ) -> Response:
         offered, client = self.service.find_plan(plan), _client(request)
+        self.service.check_kind(offered, kind, name)
         keys = await run_in_threadpool(self.service.job_keys, client, offered)
         async with receive(request, self.service.folder, offered.inputs_limit) as upload:
-            job = await run_in_threadpool(self.service.add_job, client, offered, keys, upload)
+            job = await run_in_threadpool(
+                self.service.add_job, client, offered, keys, upload, kind, name
+            )
         return JSONResponse(self.service.describe_job(job), 201)
 
     def list_jobs(self, request: Request) -> dict[str, Any]:
@@ -144,11 +165,31 @@ class _Routes:
                 f"the job is {job.state}: it has no outputs",
                 "ask for its state until that is done",
             )
+        if job.output_bytes is None:
+            raise RefusedError(
+                409,
+                "no-outputs",
+                "the job stored templates: it has no outputs",
+                "they are listed in /v1/templates",
+            )
         path = self.service.folder.file("outputs", job.number)
         return FileResponse(path, media_type="application/octet-stream")
 
     def delete_job(self, request: Request, name: str) -> Response:
         self.service.remove_job(_client(request), name)
+        return Response(status_code=204)
+
+    def list_templates(self, request: Request, plan: str = "") -> dict[str, Any]:
+        templates = self.service.list_templates(_client(request), self.service.find_plan(plan))
+        return {
+            "templates": [
+                {"name": t.name, "created": t.created, "bytes": t.bytes} for t in templates
+            ]
+        }
+
+    def delete_template(self, request: Request, name: str, plan: str = "") -> Response:
+        offered = self.service.find_plan(plan)
+        self.service.remove_template(_client(request), offered, name)
         return Response(status_code=204)
 
 

@@ -4,6 +4,12 @@
     client.upload_keys()
     outputs = client.run({"image": x})
 
+With a plan that gives templates (`fhecompile --match gallery`), the server keeps them:
+
+    client.enrol("alice", {"image": x})
+    cosines = client.identify({"image": y})  # by name
+    cosine = client.verify("alice", {"image": y})
+
 Inputs are encrypted and outputs decrypted here; `secret.key` stays in its folder. A connection that
 fails is tried again for a while: reading changes nothing, and what is uploaded twice the server has
 once (`runtime.service.submissions`).
@@ -12,41 +18,52 @@ once (`runtime.service.submissions`).
 from __future__ import annotations
 
 import hashlib
-import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
+from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from runtime.client import check_secure
+from runtime.gallery.programs import check_template_plan
+from runtime.gallery.roles import read_scores
 from runtime.key_files import EVALUATION, PUBLIC, SECRET
 from runtime.roles import decrypt_file, encrypt_file
-from runtime.service.commands import server_library
+from runtime.service.connection import FIRST_PAUSE, LONGEST_PAUSE, Connection, Query, read_chunks
 from runtime.service.refusal import RefusedError
 from runtime.service.submissions import Submission, Submissions
 
 Progress = Callable[[float], None]
-CHUNK_BYTES = 1 << 20
-CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 300.0  # the server checks gigabytes of keys before it answers
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds; each is twice the one before
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A stored template; `created` is in seconds since 1970, `bytes` what its file takes."""
+
+    name: str
+    created: float
+    bytes: int
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """A job as the server describes it; `eta` is seconds from now, `code` and `reason` of an error.
 
-    `state` is queued, running, done or failed; `progress` the share that is evaluated.
+    `kind` is evaluate, enrol or identify, `names` those of templates to store or to compare with;
+    `state` is queued, running, done or failed; `progress` the share that is done.
     """
 
     id: str
+    kind: str
+    names: tuple[str, ...]
     state: str
     progress: float
     eta: float
@@ -79,18 +96,11 @@ class ServiceClient:
         certificates: str | Path | None = None,
         insecure_toy: bool = False,
     ) -> None:
-        self._httpx = server_library("httpx")
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
         check_secure(self.plan, insecure_toy)
-        self.url, self.folder, self.patience = url.rstrip("/"), Path(keys_folder), patience
+        self.url, self.folder = url.rstrip("/"), Path(keys_folder)
         self._submissions = Submissions(self.folder)
-        trusted = ssl.create_default_context(cafile=certificates)
-        self._http = self._httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=self._httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            verify=trusted,
-        )
+        self._connection = Connection(self.url, token, patience, certificates)
 
     def __enter__(self) -> ServiceClient:
         return self
@@ -100,14 +110,14 @@ class ServiceClient:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._connection.close()
 
     def upload_keys(self) -> None:
         """Uploads evaluation.keys, unless the server has them already."""
         path, digest = self.folder / EVALUATION, _hash(self.folder / EVALUATION)
-        held = self._ask("GET", "/v1/keys").json()["keys"]
+        held = self._connection.ask("GET", "/v1/keys").json()["keys"]
         if not any(k["sha256"] == digest and self.plan.digest in k["plans"] for k in held):
-            self._ask("PUT", f"/v1/keys/{self.plan.digest}", upload=path)
+            self._connection.ask("PUT", f"/v1/keys/{self.plan.digest}", upload=path)
 
     def submit(self, feeds: Mapping[str, Any], *, ignore_range: bool = False) -> str:
         """Encrypts inputs and has them queued; the job's id.
@@ -116,18 +126,29 @@ class ServiceClient:
             feeds: arrays by input name, see `runtime.inputs.check_inputs`.
             ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
         """
-        file = self._submissions.new_file()
-        with self._submissions.locked():
-            try:
-                encrypt_file(
-                    self.plan, self.folder / PUBLIC, feeds, file, ignore_range=ignore_range
-                )
-                submission = Submission(self.url, self.plan.digest, _hash(file), file.name)
-                self._submissions.add(submission)
-            except BaseException:
-                file.unlink(missing_ok=True)
-                raise
-            return self._upload(submission)
+        return self._submit("evaluate", feeds, (), ignore_range)
+
+    def submit_enrol(
+        self, names: Sequence[str], feeds: Mapping[str, Any], *, ignore_range: bool = False
+    ) -> str:
+        """Encrypts images whose templates are to be stored under these names; the job's id.
+
+        Args:
+            names: one per image, not taken yet; a string is one name.
+            feeds, ignore_range: see `submit`.
+        """
+        return self._submit("enrol", feeds, names, ignore_range)
+
+    def submit_identify(
+        self, feeds: Mapping[str, Any], names: Sequence[str] = (), *, ignore_range: bool = False
+    ) -> str:
+        """Encrypts one image that is to be compared with stored templates; the job's id.
+
+        Args:
+            feeds, ignore_range: see `submit`.
+            names: the templates to compare with, a string is one; none: all.
+        """
+        return self._submit("identify", feeds, names, ignore_range)
 
     def pending(self) -> list[str]:
         """Ids of all jobs that were submitted from this folder for this plan and not discarded.
@@ -141,16 +162,18 @@ class ServiceClient:
 
     def status(self, job: str) -> JobStatus:
         """How far a job is."""
-        found = self._ask("GET", f"/v1/jobs/{job}").json()
-        error = found["error"] or {}
-        return JobStatus(job, found["state"], found["progress"], found["eta"], **error)
+        found = self._connection.ask("GET", f"/v1/jobs/{job}").json()
+        error, names = found["error"] or {}, tuple(found["names"])
+        return JobStatus(
+            *(job, found["kind"], names, found["state"], found["progress"], found["eta"]), **error
+        )
 
     def wait(self, job: str, progress: Progress | None = None) -> None:
         """Returns when a job is done; raises its error when it has failed.
 
         Args:
             job: its id.
-            progress: called with the share that is evaluated.
+            progress: called with the share that is done.
         """
         pause = FIRST_PAUSE
         while True:
@@ -168,14 +191,27 @@ class ServiceClient:
 
     def result(self, job: str) -> dict[str, NDArray[np.float32]]:
         """Downloads and decrypts the outputs of a job that is done: arrays by output name."""
-        with tempfile.NamedTemporaryFile(prefix="fhecompile-outputs-") as file:
-            self._ask("GET", f"/v1/jobs/{job}/outputs", download=Path(file.name))
-            return decrypt_file(self.plan, self.folder / SECRET, Path(file.name))
+        return self._read(job, decrypt_file)
+
+    def scores(self, job: str) -> dict[str, float]:
+        """Downloads and decrypts what `submit_identify` asked for: cosines, the highest first."""
+        return self._read(job, read_scores)
+
+    def templates(self) -> list[Template]:
+        """What is stored of this plan, by name."""
+        query = {"plan": self.plan.digest}
+        found = self._connection.ask("GET", "/v1/templates", query=query).json()
+        return [Template(**template) for template in found["templates"]]
+
+    def remove_template(self, name: str) -> None:
+        """Removes a stored template; the others stay as they are."""
+        path, query = f"/v1/templates/{quote(name, safe='')}", {"plan": self.plan.digest}
+        self._connection.ask("DELETE", path, query=query)
 
     def discard(self, job: str) -> None:
         """Removes a job here and on the server; one that is under way is ended."""
         try:
-            self._ask("DELETE", f"/v1/jobs/{job}")
+            self._connection.ask("DELETE", f"/v1/jobs/{job}")
         except RefusedError as error:
             if error.code != "no-such-job":  # removed by a call whose answer was lost
                 raise
@@ -188,19 +224,67 @@ class ServiceClient:
         self, feeds: Mapping[str, Any], progress: Progress | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Outputs by name for inputs by name: submits, waits, decrypts and discards the job."""
-        job = self.submit(feeds)
+        return self._complete(self.submit(feeds), self.result, progress)
+
+    def enrol(self, name: str, feeds: Mapping[str, Any], progress: Progress | None = None) -> None:
+        """Stores the template of one image: submits, waits and discards the job."""
+        self._complete(self.submit_enrol([name], feeds), lambda _: None, progress)
+
+    def identify(
+        self, feeds: Mapping[str, Any], names: Sequence[str] = (), progress: Progress | None = None
+    ) -> dict[str, float]:
+        """Cosines of one image with these templates, or with all, the highest first."""
+        return self._complete(self.submit_identify(feeds, names), self.scores, progress)
+
+    def verify(
+        self, name: str, feeds: Mapping[str, Any], progress: Progress | None = None
+    ) -> float:
+        """The cosine of one image with one template."""
+        return self.identify(feeds, [name], progress)[name]
+
+    def _submit(
+        self, kind: str, feeds: Mapping[str, Any], names: Sequence[str], ignore_range: bool
+    ) -> str:
+        if kind != "evaluate":
+            check_template_plan(self.plan)
+        file, public = self._submissions.new_file(), self.folder / PUBLIC
+        with self._submissions.locked():
+            try:
+                encrypt_file(self.plan, public, feeds, file, ignore_range=ignore_range)
+                given = (names,) if isinstance(names, str) else tuple(names)
+                submission = Submission(
+                    *(self.url, self.plan.digest, _hash(file), file.name, kind, given)
+                )
+                self._submissions.add(submission)
+            except BaseException:
+                file.unlink(missing_ok=True)
+                raise
+            return self._upload(submission)
+
+    def _read(self, job: str, read: Callable[[Plan, Path, Path], Result]) -> Result:
+        """What a reader makes of a job's outputs with the secret key."""
+        with tempfile.NamedTemporaryFile(prefix="fhecompile-outputs-") as file:
+            path = Path(file.name)
+            self._connection.ask("GET", f"/v1/jobs/{job}/outputs", download=path)
+            return read(self.plan, self.folder / SECRET, path)
+
+    def _complete(
+        self, job: str, read: Callable[[str], Result], progress: Progress | None
+    ) -> Result:
         self.wait(job, progress)
-        outputs = self.result(job)
+        result = read(job)
         self.discard(job)
-        return outputs
+        return result
 
     def _is_mine(self, submission: Submission) -> bool:
         return (submission.url, submission.plan) == (self.url, self.plan.digest)
 
     def _upload(self, submission: Submission) -> str:
-        path, query = self.folder / submission.file, {"plan": self.plan.digest}
+        path, query = self.folder / submission.file, _query(submission)
         try:
-            job = str(self._ask("POST", "/v1/jobs", upload=path, query=query).json()["id"])
+            job = str(
+                self._connection.ask("POST", "/v1/jobs", upload=path, query=query).json()["id"]
+            )
         except RefusedError as error:
             if "job" not in error.more:
                 if error.status < 500:  # it would be refused again
@@ -210,83 +294,18 @@ class ServiceClient:
         self._submissions.name_job(submission, job)
         return job
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        upload: Path | None = None,
-        download: Path | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> Any:
-        """The server's answer; what it refuses is raised."""
-        last, pause = time.monotonic() + self.patience, FIRST_PAUSE
-        while True:
-            failure: FheCompileError
-            try:
-                answer = self._send(method, path, upload, download, query)
-                if answer.is_success:
-                    return answer
-                failure = _refusal(answer)
-                if answer.status_code < 500:
-                    raise failure
-            except self._httpx.TransportError as error:
-                failure = FheCompileError(
-                    "no-connection",
-                    f"cannot reach the server ({error})",
-                    node=self.url,
-                    hint="check its address; jobs that it has accepted go on without you",
-                    exit_code=EXIT_ENVIRONMENT,
-                )
-            if time.monotonic() + pause > last:
-                raise failure
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        upload: Path | None,
-        download: Path | None,
-        query: Mapping[str, str] | None,
-    ) -> Any:
-        more: dict[str, Any] = {}
-        if upload is not None:
-            length = str(upload.stat().st_size)
-            more = {"content": _chunks(upload), "headers": {"Content-Length": length}}
-        with self._http.stream(method, path, params=query, **more) as answer:
-            if download is not None and answer.is_success:
-                with download.open("wb") as file:
-                    for chunk in answer.iter_bytes(CHUNK_BYTES):
-                        file.write(chunk)
-            else:
-                answer.read()
-        return answer
-
-
-def _refusal(answer: Any) -> RefusedError:
-    try:
-        return RefusedError(answer.status_code, **answer.json())
-    except (ValueError, TypeError):
-        return RefusedError(
-            answer.status_code,
-            "not-the-service",
-            f"the answer has status {answer.status_code} and is not from this service",
-            "check the address, and what is between you and the server",
-        )
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+def _query(submission: Submission) -> Query:
+    query: dict[str, str | Sequence[str]] = {"plan": submission.plan}
+    if submission.kind != "evaluate":
+        query |= {"kind": submission.kind, "name": submission.names}
+    return query
 
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        for chunk in _chunks(path):
+        for chunk in read_chunks(path):
             digest.update(chunk)
     except OSError as error:
         raise FheCompileError(

@@ -62,6 +62,23 @@ SCHEMAS = (
         sha256 TEXT NOT NULL
     );
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'evaluate'
+        CHECK (kind IN ('evaluate', 'enrol', 'identify'));
+    ALTER TABLE jobs ADD COLUMN templates TEXT NOT NULL DEFAULT '[]';
+    CREATE TABLE templates (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        keys INTEGER NOT NULL REFERENCES keys ON DELETE CASCADE,
+        plan TEXT NOT NULL,
+        name TEXT NOT NULL,
+        place INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        created REAL NOT NULL,
+        UNIQUE (keys, plan, name),
+        UNIQUE (keys, plan, place)
+    );
+    """,
 )
 
 

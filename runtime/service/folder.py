@@ -1,12 +1,13 @@
 """The server's files, and what makes each of them whole or absent.
 
 plans/DIGEST      copies of the plans on offer
-incoming/RANDOM   uploads and outputs under way, emptied at start
+incoming/RANDOM   uploads under way and folders of running jobs, emptied at start
 keys/NUMBER       evaluation keys
 inputs/NUMBER     encrypted inputs of jobs that are not done
 outputs/NUMBER    encrypted outputs
+templates/NUMBER  stored templates (`runtime.gallery.templates`)
 
-A file comes to keys, inputs or outputs by a rename from incoming, just before the commit of the row
+A file comes to its place by a rename from incoming, just before the commit of the row
 that names it (`runtime.service.store`), and leaves just after the commit that drops it. Killed in
 between, a file without a row is left, which the next start removes. A second server on the same
 folder is refused.
@@ -18,6 +19,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -26,8 +28,8 @@ from fhecompile.errors import FheCompileError
 from fhecompile.plan.files import make_folder
 from runtime.bundle import find_kind
 
-Kept = Literal["keys", "inputs", "outputs"]
-KEPT: tuple[Kept, ...] = ("keys", "inputs", "outputs")
+Kept = Literal["keys", "inputs", "outputs", "templates"]
+KEPT: tuple[Kept, ...] = ("keys", "inputs", "outputs", "templates")
 
 
 class ServiceFolder:
@@ -72,7 +74,7 @@ class ServiceFolder:
                     )
 
     def temporary(self) -> Path:
-        """A new name for a file under way."""
+        """A new name for a file or folder under way."""
         return self.path / "incoming" / secrets.token_hex(8)
 
     def file(self, kind: Kept, number: int) -> Path:
@@ -96,7 +98,10 @@ class ServiceFolder:
     def clean(self, rows: dict[Kept, Collection[int]]) -> None:
         """Removes what was under way, and files without a row."""
         for path in (self.path / "incoming").iterdir():
-            path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         for kind in KEPT:
             wanted = {str(number) for number in rows[kind]}
             for path in (self.path / kind).iterdir():

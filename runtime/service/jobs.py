@@ -8,27 +8,24 @@ nothing else, and is failed with what the process said last. The process ends wi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from fhecompile.errors import FheCompileError
-from runtime.bundle import open_bundle
 from runtime.service.folder import ServiceFolder
 from runtime.service.plans import OfferedPlan
-from runtime.service.rows import Job, Keys
+from runtime.service.rows import Job
 from runtime.service.store import Store
+from runtime.service.tasks import Task
 from runtime.tuning import GUARD
 
 log = logging.getLogger(__name__)
@@ -97,38 +94,45 @@ class Worker:
             self._queued.wait(POLL_SECONDS)
 
     def _run(self, job: Job) -> None:
-        output, keys = self.folder.temporary(), self.store.keys_of(job)
+        keys = self.store.keys_of(job)
         if keys is None:  # the client was removed, and its jobs with it
             return
         log.info("job %s: attempt %d", job.id, job.attempts)
         try:
-            code, said = self._evaluate(job, keys, output)
-            if self._stopping.is_set() and code:
-                self.store.requeue_job(job)
-            elif code:
-                error = self._explain(code, said, job, keys)
-                self.store.fail_job(job, error.code, error.reason, error.hint)
-                log.info("job %s: %s", job.id, error.render())
-            else:
-                self._finish(job, keys, output)
-                log.info("job %s: done", job.id)
+            with Task(self.store, self.folder, self.plans[job.plan], job, keys) as task:
+                self._run_task(job, task)
         except Exception as error:
             self.store.fail_job(
                 job, "internal-error", f"the server failed: {type(error).__name__}: {error}"
             )
             raise
-        finally:
-            output.unlink(missing_ok=True)
 
-    def _evaluate(self, job: Job, keys: Keys, output: Path) -> tuple[int, str]:
-        """Evaluates a job into a file; the process's exit code and what it said on stderr."""
+    def _run_task(self, job: Job, task: Task) -> None:
+        try:
+            code, said = self._evaluate(job, task.command())
+            if self._stopping.is_set() and code:
+                self.store.requeue_job(job)
+            elif code:
+                self._fail(job, explain(code, task.conceal(said)))
+            else:
+                task.finish()
+                log.info("job %s: done", job.id)
+        except FheCompileError as error:  # its place is a file of the server's, and is left out
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: FheCompileError) -> None:
+        self.store.fail_job(job, error.code, error.reason, error.hint)
+        log.info("job %s: %s", job.id, error.render())
+
+    def _evaluate(self, job: Job, command: Sequence[str]) -> tuple[int, str]:
+        """Runs a job's process; its exit code and what it said on stderr."""
         with tempfile.TemporaryFile("w+", errors="replace") as said:
             with self._lock:
                 if self._stopping.is_set():
                     return -signal.SIGKILL, ""
                 self._number = job.number
                 self._process = process = subprocess.Popen(
-                    self._command(job, keys, output),
+                    command,
                     env={name: value for name, value in os.environ.items() if name != GUARD},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -147,14 +151,6 @@ class Worker:
             said.seek(0)
             return code, said.read()
 
-    def _command(self, job: Job, keys: Keys, output: Path) -> list[str]:
-        offered = self.plans[job.plan]
-        inputs = self.folder.file("inputs", job.number)
-        command = [sys.executable, "-m", "runtime", "evaluate", str(offered.path)]
-        command += ["--key", str(self.folder.file("keys", keys.number)), "--input", str(inputs)]
-        command += ["--output", str(output), "--progress", "json", "--end-with", str(os.getpid())]
-        return command + ["--insecure-toy"] * offered.plan.parameters.insecure
-
     def _follow(self, job: Job, stdout: IO[str]) -> None:
         stored = 0.0
         for line in stdout:
@@ -163,27 +159,6 @@ class Worker:
                 if time.monotonic() - stored >= SECONDS_BETWEEN:
                     self.store.set_progress(job, share)
                     stored = time.monotonic()
-
-    def _finish(self, job: Job, keys: Keys, output: Path) -> None:
-        plan = self.plans[job.plan].plan
-        parameters = plan.program.parameters
-        with open_bundle(output, "outputs", parameters, plan=job.plan, key=keys.tag) as bundle:
-            bundle.check()
-        digest = hashlib.sha256()
-        with output.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        self.store.finish_job(job, output, output.stat().st_size, digest.hexdigest())
-
-    def _explain(self, code: int, said: str, job: Job, keys: Keys) -> FheCompileError:
-        names = {
-            self.folder.file("inputs", job.number): "inputs",
-            self.folder.file("keys", keys.number): "keys",
-            self.plans[job.plan].path: "plan",
-        }
-        for path, name in names.items():  # a client has no use for the server's paths
-            said = said.replace(str(path), name)
-        return explain(code, said)
 
 
 def explain(code: int, said: str) -> FheCompileError:

@@ -63,6 +63,16 @@ def no_keys() -> RefusedError:
     )
 
 
+def no_template(name: str) -> RefusedError:
+    """A template that is not there, or another client's."""
+    return RefusedError(
+        404,
+        "no-such-template",
+        f"you have no template {name} here",
+        "the names are in /v1/templates; those of queued jobs are not there yet",
+    )
+
+
 def replay(job: Job) -> RefusedError:
     """These very bytes are a job already."""
     return RefusedError(

@@ -40,7 +40,8 @@ class Job:
     """A job.
 
     Times are seconds since 1970, `evaluating` that of the first report of progress; `predicted` is
-    seconds, `progress` a share; `sha256` is of the upload.
+    seconds, `progress` a share; `sha256` is of the upload. `templates` is a JSON list of names:
+    those to store, or to compare with, where none stands for all.
     """
 
     number: int
@@ -60,5 +61,26 @@ class Job:
     reason: str
     hint: str
     sha256: str
+    kind: str
+    templates: str
     output_bytes: int | None
     output_sha256: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the templates."""
+        return [str(name) for name in json.loads(self.templates)]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A stored template of a client's keys and a plan; `place` is counted over all ciphertexts."""
+
+    number: int
+    keys: int
+    plan: str
+    name: str
+    place: int
+    bytes: int
+    sha256: str
+    created: float

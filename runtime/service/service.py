@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from fhecompile.plan import Plan
+from runtime.gallery.programs import check_template_plan
+from runtime.gallery.templates import check_name, check_names, check_probe
 from runtime.service.folder import ServiceFolder
 from runtime.service.jobs import Worker
 from runtime.service.plans import OfferedPlan, offer_plans
-from runtime.service.refusal import RefusedError, keys_exist, no_keys, replay
-from runtime.service.rows import Client, Job, Keys
+from runtime.service.refusal import (
+    RefusedError,
+    keys_exist,
+    no_keys,
+    no_template,
+    replay,
+)
+from runtime.service.rows import Client, Job, Keys, Template
 from runtime.service.store import Store
 from runtime.service.uploads import Upload, check_complete, check_inputs, check_keys
 
+KINDS = ("evaluate", "enrol", "identify")
 SHARE_TO_JUDGE = 0.02  # of a job, before its own pace says how long it will take
 
 
@@ -111,19 +120,53 @@ class Service:
         check_complete(offered, keys.names, 409)
         return keys
 
-    def add_job(self, client: Client, offered: OfferedPlan, keys: Keys, upload: Upload) -> Job:
-        """Queues uploaded inputs as a job."""
+    def check_kind(self, offered: OfferedPlan, kind: str, names: Sequence[str]) -> None:
+        """Raises when there are no such jobs of a plan, whatever their inputs."""
+        if kind not in KINDS:
+            raise RefusedError(
+                422,
+                "unknown-kind",
+                f"there are no jobs of kind {kind!r}",
+                f"the kinds are {', '.join(KINDS)}",
+            )
+        if kind != "evaluate":
+            check_template_plan(offered.plan)
+        elif names:
+            raise RefusedError(
+                422, "unexpected-name", "an evaluation takes no names", "choose another kind"
+            )
+        for name in names:
+            check_name(name)
+
+    def add_job(
+        self,
+        client: Client,
+        offered: OfferedPlan,
+        keys: Keys,
+        upload: Upload,
+        kind: str = "evaluate",
+        names: Sequence[str] = (),
+    ) -> Job:
+        """Queues uploaded inputs as a job; `check_kind` has passed."""
         earlier = self.store.find_replay(client.number, upload.sha256)
         if earlier is not None:
             raise replay(earlier)
-        batches = check_inputs(upload, offered, keys)
+        batches, places = check_inputs(upload, offered, keys), []
+        if kind == "enrol":
+            check_names(names, batches, "images")
+        if kind == "identify":
+            check_probe(batches, "images")
+            names = [*dict.fromkeys(names)]
+            places = self.store.templates.check_comparison(keys.number, offered.plan.digest, names)
         job = self.store.add_job(
             client.number,
             keys,
             offered.plan.digest,
             upload.path,
-            predicted=batches * offered.seconds,
+            predicted=offered.predict(batches, kind, places),
             sha256=upload.sha256,
+            kind=kind,
+            names=names,
         )
         self.worker.wake()
         return job
@@ -133,6 +176,20 @@ class Service:
         job = self.find_job(client, name)
         self.store.remove_job(job)
         self.worker.cancel(job)
+
+    def list_templates(self, client: Client, offered: OfferedPlan) -> list[Template]:
+        """A client's templates of a plan."""
+        check_template_plan(offered.plan)
+        keys = self.store.find_keys(client.number, offered.parameters)
+        return self.store.templates.find_all(keys.number, offered.plan.digest) if keys else []
+
+    def remove_template(self, client: Client, offered: OfferedPlan, name: str) -> None:
+        """Removes a client's template of a plan."""
+        check_template_plan(offered.plan)
+        keys = self.store.find_keys(client.number, offered.parameters)
+        if keys is None:
+            raise no_template(name)
+        self.store.templates.remove(keys.number, offered.plan.digest, name)
 
     def describe_keys(self, keys: Keys) -> dict[str, Any]:
         """Keys as plain values; `plans` are those on offer that they serve."""
@@ -154,6 +211,8 @@ class Service:
         return {
             "id": job.id,
             "plan": job.plan,
+            "kind": job.kind,
+            "names": job.names,
             "state": job.state,
             "progress": job.progress,
             "eta": self._seconds_left(job),
@@ -164,7 +223,7 @@ class Service:
             "attempts": job.attempts,
             "sha256": job.sha256,
             "error": error if job.state == "failed" else None,
-            "outputs": outputs if job.state == "done" else None,
+            "outputs": outputs if job.output_bytes is not None else None,
         }
 
     def _seconds_left(self, job: Job) -> float:

@@ -1,4 +1,4 @@
-"""The server's rows: clients, their evaluation keys, jobs and outputs, in one SQLite database.
+"""The server's rows: clients, their evaluation keys, jobs, outputs and templates, in SQLite.
 
 Every change is one transaction. What has a file gets its row's number first, then the file is
 renamed into its place, then the transaction is committed; see `runtime.service.folder`.
@@ -23,10 +23,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fhecompile.errors import FheCompileError
-from runtime.service.database import Database
+from runtime.service.database import Change, Database
 from runtime.service.folder import Kept, ServiceFolder
 from runtime.service.refusal import RefusedError, keys_exist, no_keys, replay
 from runtime.service.rows import Client, Job, Keys
+from runtime.service.templates import MadeTemplate, TemplateRows
 
 MOST_ATTEMPTS = 3
 _JOBS = """
@@ -45,6 +46,7 @@ class Store:
         self.folder = folder
         self._database = Database(folder.database)
         self._change, self._all = self._database.change, self._database.select
+        self.templates = TemplateRows(folder, self._database)
 
     def close(self) -> None:
         """Closes the database."""
@@ -66,6 +68,7 @@ class Store:
             "keys": "SELECT number FROM keys",
             "inputs": "SELECT number FROM jobs WHERE state = 'queued'",
             "outputs": "SELECT number FROM outputs",
+            "templates": "SELECT number FROM templates",
         }
         self.folder.clean({kind: [n for (n,) in self._all(q)] for kind, q in queries.items()})
 
@@ -87,7 +90,7 @@ class Store:
         return token
 
     def remove_client(self, name: str) -> None:
-        """Removes a client with its keys and jobs."""
+        """Removes a client with its keys, templates and jobs."""
         with self._change() as change:
             found = change("SELECT number FROM clients WHERE name = ?", name).fetchone()
             if found is None:
@@ -97,9 +100,15 @@ class Store:
             number = found["number"]
             keys = change("SELECT number FROM keys WHERE client = ?", number).fetchall()
             jobs = change("SELECT number FROM jobs WHERE client = ?", number).fetchall()
+            query = (
+                "SELECT templates.number FROM templates JOIN keys ON templates.keys = keys.number"
+            )
+            templates = change(f"{query} WHERE client = ?", number).fetchall()
             change("DELETE FROM clients WHERE number = ?", number)
         for row in keys:
             self.folder.drop("keys", row[0])
+        for row in templates:
+            self.folder.drop("templates", row[0])
         for row in jobs:
             self._drop_job(row[0])
 
@@ -148,7 +157,7 @@ class Store:
         return Keys(number, *values)
 
     def remove_keys(self, keys: Keys) -> None:
-        """Removes keys that no waiting job needs."""
+        """Removes keys that no waiting job and no template needs."""
         with self._change() as change:
             query = "SELECT id FROM jobs WHERE keys = ? AND state IN ('queued', 'running')"
             if change(query, keys.number).fetchone():
@@ -157,6 +166,13 @@ class Store:
                     "keys-in-use",
                     "jobs that are queued or running need these keys",
                     "wait for the jobs, or delete them",
+                )
+            if change("SELECT 1 FROM templates WHERE keys = ?", keys.number).fetchone():
+                raise RefusedError(
+                    409,
+                    "keys-in-use",
+                    "stored templates need these keys",
+                    "remove the templates, which other keys cannot be used with",
                 )
             change("DELETE FROM keys WHERE number = ?", keys.number)
         self.folder.drop("keys", keys.number)
@@ -198,16 +214,33 @@ class Store:
         return float(self._all(query, job.number)[0][0])
 
     def add_job(
-        self, client: int, keys: Keys, plan: str, file: Path, *, predicted: float, sha256: str
+        self,
+        client: int,
+        keys: Keys,
+        plan: str,
+        file: Path,
+        *,
+        predicted: float,
+        sha256: str,
+        kind: str = "evaluate",
+        names: Sequence[str] = (),
     ) -> Job:
-        """Takes over a file of encrypted inputs as a queued job; see `Job`."""
+        """Takes over a file of encrypted inputs as a queued job; see `Job`.
+
+        The names of an enrolment are reserved with the job.
+        """
         name = secrets.token_hex(16)
-        columns = "id, client, keys, plan, state, predicted, created, sha256"
-        values = (name, client, keys.number, plan, "queued", predicted, time.time(), sha256)
+        columns = "id, client, keys, plan, state, predicted, created, sha256, kind, templates"
+        row = (name, client, keys.number, plan, "queued", predicted, time.time(), sha256)
+        values = (*row, kind, json.dumps(list(names)))
         try:
             with self._change() as change:
-                query = f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-                self.folder.keep(file, "inputs", change(query, *values).lastrowid or 0)
+                query = f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                number = change(query, *values).lastrowid or 0
+                # After the row: the same upload again is a replay, not a name that is taken.
+                if kind == "enrol":
+                    self.templates.check_enrolment(change, number, keys.number, plan, names)
+                self.folder.keep(file, "inputs", number)
         except sqlite3.IntegrityError as error:
             earlier = self.find_replay(client, sha256)
             raise (replay(earlier) if earlier else no_keys()) from error
@@ -259,14 +292,18 @@ class Store:
     def finish_job(self, job: Job, file: Path, size: int, sha256: str) -> None:
         """Takes over a file of encrypted outputs; the job is done, if it is still there."""
         with self._change() as change:
-            ended = (
-                "UPDATE jobs SET state = 'done', progress = 1.0, ended = ?"
-                " WHERE number = ? AND state = 'running'"
-            )
-            if not change(ended, time.time(), job.number).rowcount:
+            if not _end(change, job):
                 return
             change("INSERT INTO outputs VALUES (?, ?, ?)", job.number, size, sha256)
             self.folder.keep(file, "outputs", job.number)
+        self.folder.drop("inputs", job.number)
+
+    def finish_enrolment(self, job: Job, made: Sequence[MadeTemplate]) -> None:
+        """Takes over files of templates; the job is done, if it is still there."""
+        with self._change() as change:
+            if not _end(change, job):
+                return
+            self.templates.insert(change, job, made)
         self.folder.drop("inputs", job.number)
 
     def fail_job(self, job: Job, code: str, reason: str, hint: str = "") -> None:
@@ -287,6 +324,15 @@ class Store:
                 " WHERE number = ? AND state = 'running'",
                 job.number,
             )
+
+
+def _end(change: Change, job: Job) -> bool:
+    """Marks a running job as done; says whether it was there."""
+    query = (
+        "UPDATE jobs SET state = 'done', progress = 1.0, ended = ?"
+        " WHERE number = ? AND state = 'running'"
+    )
+    return change(query, time.time(), job.number).rowcount > 0
 
 
 def _hash(token: str) -> str:

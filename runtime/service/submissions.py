@@ -1,10 +1,10 @@
 """What a client has submitted, in a file beside its keys: no submission is lost when it is killed.
 
-jobs.json    {"submissions": [{"url", "plan", "sha256", "file", "job"}, ...]}
+jobs.json    {"submissions": [{"url", "plan", "sha256", "file", "kind", "names", "job"}, ...]}
 jobs.lock    held while it is changed, and while something is uploaded
 
 Encrypted inputs are first written to a file, then listed, then uploaded, then listed with their
-job, then the file is removed. Killed at any moment after the listing, the same bytes are uploaded
+job, then the file is removed. Killed at any moment after the listing, the same request is made
 again: the server either takes them, or answers with the job that they are already.
 """
 
@@ -27,12 +27,17 @@ LIST, LOCK, PREFIX = "jobs.json", "jobs.lock", "job-"
 
 @dataclass(frozen=True)
 class Submission:
-    """Encrypted inputs for a plan of a server; `job` is empty until the server has said it."""
+    """Encrypted inputs for a plan of a server; `job` is empty until the server has said it.
+
+    `kind` is that of the job, `names` are the templates it is to store or to compare with.
+    """
 
     url: str
     plan: str
     sha256: str
     file: str
+    kind: str = "evaluate"
+    names: tuple[str, ...] = ()
     job: str = ""
 
 
@@ -60,7 +65,8 @@ class Submissions:
         """All submissions, oldest first."""
         path = self.folder / LIST
         try:
-            return [Submission(**entry) for entry in json.loads(path.read_bytes())["submissions"]]
+            listed = [Submission(**s) for s in json.loads(path.read_bytes())["submissions"]]
+            return [replace(s, names=tuple(s.names)) for s in listed]
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:

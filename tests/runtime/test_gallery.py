@@ -15,52 +15,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
-from fhecompile.ir.evaluate import evaluate
 from fhecompile.plan import Plan
 from runtime.__main__ import main
 from runtime.ciphertext_files import open_ciphertexts, read_batch
 from runtime.client import encrypt_inputs
 from runtime.gallery.programs import match_program, output_type, place_program, places_of
 from runtime.gallery.roles import enrol_file, identify_file, read_scores
-from runtime.gallery.store import Entry, Gallery
+from runtime.gallery.store import Gallery
+from runtime.gallery.templates import Entry
 from runtime.key_files import load_evaluation_keys, load_secret, make_keys
 from runtime.roles import encrypt_file, evaluate_file
 from runtime.server import Server
 from tests.runtime.test_roles import altered
-from tests.support import Network, convolution_plan, run_slots
+from tests.support import convolution_plan, run_slots
+from tests.templates import COSINES, ERROR, FACES, NAMES, PLAN, units
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
-
-ERROR = 1e-3
-RANDOM = np.random.default_rng(8)
-MATRIX = RANDOM.normal(size=(6, 12)) / 4
-FACES = RANDOM.normal(size=(40, 12)) * 0.1 + np.linspace(-1, 1, 12)
-NAMES = [f"person-{k}" for k in range(40)]
-
-
-def network() -> Network:
-    """Embeddings of 6 numbers."""
-    net = Network(x=(1, 12))
-    net.op("Gemm", "x", MATRIX, np.full(6, 1.0), transB=1, name="y")
-    return net
-
-
-def units(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    y = evaluate(network().graph("y"), {"x": x[:, None]})["y"][:, 0]
-    return np.asarray(y / np.linalg.norm(y, axis=1, keepdims=True))
-
-
-COSINES = units(FACES) @ units(FACES).T
-PLAN = compile(
-    network().model("y"),  # type: ignore[arg-type]
-    calibration=FACES,
-    match="gallery",
-    precision_bits=12,
-    ring_dimension=512,
-    insecure_toy=True,
-)
 
 
 @dataclass(frozen=True)
@@ -165,7 +136,8 @@ def test_adding_and_removing_touches_no_other_file(made: Files, tmp_path: Path) 
     secret = load_secret(PLAN, made / "keys/secret.key")
     tag = secret.secret_key.GetKeyTag()
     store = Gallery(gallery, PLAN, tag)
-    assert store.entries() == [Entry(name, k) for k, name in enumerate(NAMES[:4])]
+    expected = [Entry(n, k, gallery / f"{n}.template") for k, n in enumerate(NAMES[:4])]
+    assert store.entries() == expected
     store.remove("person-1")
     enrol_file(PLAN, keys, made.template(FACES[9:10], "nine.fhe"), gallery, ["nine"])
     assert [e.place for e in store.entries() if e.name == "nine"] == [1]  # the free place
@@ -215,7 +187,7 @@ def test_names(made: Files, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert refusal(identify_file, PLAN, keys, templates, gallery, out) == (
         f"{templates}: there are 2 templates, one is compared at a time [one-probe]\n"
-        "  hint: encrypt and evaluate one image"
+        "  hint: encrypt one image"
     )
 
 

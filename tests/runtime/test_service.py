@@ -102,6 +102,7 @@ def test_what_is_on_offer(made: Made) -> None:
             "bytes": (len(keys.rotations) + keys.conjugation + 1) * parameters.key_bytes,
         },
         "input_bytes": parameters.ciphertext_bytes(0),
+        "gives_templates": False,
     }
 
 

@@ -69,7 +69,8 @@ from runtime.service.client import ServiceClient
 if "{library}" != "httpx":
     sys.exit(main(["serve", "--folder", "server", "--plan", "{plan_file}", "--insecure-toy"]))
 from runtime.command import end_command
-sys.exit(end_command(lambda: ServiceClient("http://h", "t", "{plan_file}", "."), False))
+connect = lambda: ServiceClient("http://h", "t", "{plan_file}", ".", insecure_toy=True)
+sys.exit(end_command(connect, False))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

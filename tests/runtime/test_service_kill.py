@@ -105,6 +105,10 @@ def test_the_server_is_killed(server: ServerProcess) -> None:
             while not running(server) and time.monotonic() < last:
                 time.sleep(0.01)
             time.sleep(random.uniform(0.0, 1.0))
+        if kill == KILLS // 2:  # so that there is something to lose
+            last = time.monotonic() + 60
+            while not finished(server) and time.monotonic() < last:
+                time.sleep(0.01)
         server.kill()
         interrupted += running(server)
         now = finished(server)
@@ -173,7 +177,7 @@ def test_a_submission_cut_off_is_completed(server: ServerProcess) -> None:
     token = server.add_client("alice")
     with connect(server, token) as client:
         client.upload_keys()
-        sent = client._send
+        sent = client._connection.send
 
         def lose_answer(method: str, *arguments: Any) -> Any:
             answer = sent(method, *arguments)
@@ -187,10 +191,10 @@ def test_a_submission_cut_off_is_completed(server: ServerProcess) -> None:
             return sent(method, *arguments)
 
         for count, lose in enumerate((lose_answer, lose_request), 1):
-            client._send = lose
+            client._connection.send = lose
             with pytest.raises(KeyboardInterrupt):
                 client.submit({"x": IMAGES[0]})
-            client._send = sent
+            client._connection.send = sent
             pending = client.pending()
             assert len(pending) == count
             listed = server.ask("GET", "/v1/jobs", token)[1]["jobs"]

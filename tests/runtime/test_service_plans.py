@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
+from fhecompile.plan.summary import summarise
+from runtime.costs import evaluation_threads, find_costs, machine_table
+from runtime.gallery.programs import match_program, places_of
 from runtime.keys import generate_automorphism_keys, generate_key_pair
 from runtime.serialization import to_bytes
-from runtime.service.plans import input_bytes
+from runtime.service.folder import ServiceFolder
+from runtime.service.plans import input_bytes, offer_plans
 from tests.support import convolution_plan
+from tests.templates import PLAN as TEMPLATES
 
 PLAN = convolution_plan()
 
@@ -27,6 +34,26 @@ def test_keys_of_any_parameters_fit(levels: int, digits: int) -> None:
     ((_, key),) = generate_automorphism_keys(secret, keys, 1)
     limit = plan.parameters.key_bytes
     assert 0.95 * limit < len(to_bytes(key)) < 1.1 * limit + 4096
+
+
+def test_predicted_seconds(tmp_path: Path) -> None:
+    """Placing is paid for each template, comparing for each ciphertext that holds some."""
+    offered = offer_plans(ServiceFolder(tmp_path / "server"), [PLAN, TEMPLATES])
+    plain, gallery = offered[PLAN.digest], offered[TEMPLATES.digest]
+    assert plain.gallery is None and gallery.gallery is not None
+    assert plain.predict(3, "evaluate", []) == 3 * plain.seconds > 0
+    assert gallery.predict(2, "evaluate", []) == 2 * gallery.seconds > 0
+    placing = gallery.predict(2, "enrol", []) - 2 * gallery.seconds
+    assert placing == pytest.approx(2 * gallery.gallery.place) and placing > 0
+    places = places_of(TEMPLATES)
+
+    def comparing(*taken: int) -> float:
+        return gallery.predict(1, "identify", taken) - gallery.seconds
+
+    for count, taken in ((1, (0, places - 1)), (2, (0, places)), (3, (5, places, 2 * places + 1))):
+        threads, table = evaluation_threads(find_costs()[0]), machine_table(lambda _: None)
+        expected = summarise(match_program(TEMPLATES, count), 0, threads, table).seconds
+        assert comparing(*taken) == pytest.approx(expected)
 
 
 def test_inputs_fit() -> None:

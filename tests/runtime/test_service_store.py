@@ -195,12 +195,12 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     Database(path).close()
     Database(path).close()
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
         database.execute("PRAGMA user_version = 9")
     with pytest.raises(FheCompileError) as caught:
         Database(path)
     assert str(caught.value) == (
-        f"{path}: the database has version 9, this version reads 1 [database-version]\n"
+        f"{path}: the database has version 9, this version reads 2 [database-version]\n"
         "  hint: run the version of fhecompile that wrote it, or a newer one"
     )
 
