@@ -8,6 +8,7 @@ decrypt PLAN --key secret.key --input y.fhe         the client reads the answer
 enrol, identify, scores, gallery, remove            see `runtime.gallery`
 serve --folder DIR --plan PLAN                      the server's part over HTTP (`runtime.service`)
 add-client, remove-client --folder DIR NAME         who may use it
+page PLAN --server URL --token-file FILE --keys DIR the client's part as a web page (`runtime.page`)
 
 `python -m runtime.run` plays all of them in one process.
 """
@@ -29,6 +30,7 @@ from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.commands import add_roles
 from runtime.inputs import read_inputs
 from runtime.key_files import describe_keys, make_keys
+from runtime.page.commands import add_page
 from runtime.parent import end_with_parent
 from runtime.roles import decrypt_file, encrypt_file, evaluate_file
 from runtime.samples import write_outputs
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _files(decrypt, "secret.key", "encrypted outputs")
     add_roles(lambda name, role, text: _role(roles, name, role, text), _load)
     add_commands(lambda name, role, text: _role(roles, name, role, text))
+    add_page(lambda name, role, text: _role(roles, name, role, text), _load)
     return parser
 
 

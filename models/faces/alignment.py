@@ -80,9 +80,17 @@ def warp(image: Pixels, matrix: FloatArray, side: int = SIDE) -> Pixels:
 def align(image: Pixels, landmarks: ArrayLike) -> Pixels:
     """Return the face in `image` (height x width x 3) at ArcFace's place in 112 x 112 x 3 pixels.
 
-    `landmarks` is 5 x 2 pixels in the order of `TEMPLATE`.
+    `landmarks` is 5 x 2 pixels in the order of `TEMPLATE`. An image that is k >= 2 times too large
+    is first reduced to means of k x k pixels: `warp` alone would take one of several and skip
+    the others.
     """
-    return warp(image, estimate_similarity(landmarks, TEMPLATE))
+    points = np.asarray(landmarks, dtype=np.float64)
+    matrix = estimate_similarity(points, TEMPLATE)
+    times = int(1 / np.hypot(matrix[0, 0], matrix[1, 0]))
+    if times >= 2:
+        image = np.asarray(Image.fromarray(image).reduce(times))
+        matrix = estimate_similarity((points + 0.5) / times - 0.5, TEMPLATE)
+    return warp(image, matrix)
 
 
 def resize(image: Pixels, size: int) -> Pixels:

@@ -45,8 +45,14 @@ def add_commands(add: AddCommand) -> None:
         parser.add_argument("name", metavar="NAME", help="the client's name")
 
 
-def server_library(name: str) -> Any:
-    """A module of the service's libraries; FheCompileError where they are not installed."""
+def server_library(name: str, user: str = "the service", extra: str = "server") -> Any:
+    """A module of the service's libraries; FheCompileError where they are not installed.
+
+    Args:
+        name: the module.
+        user: what needs it.
+        extra: of our package, that installs it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -54,8 +60,8 @@ def server_library(name: str) -> Any:
             raise
         raise FheCompileError(
             "server-missing",
-            f"the service needs {error.name}, which is not installed",
-            hint="pip install fhecompile[server]",
+            f"{user} needs {error.name}, which is not installed",
+            hint=f"pip install fhecompile[{extra}]",
             exit_code=EXIT_ENVIRONMENT,
         ) from error
 
@@ -81,7 +87,7 @@ def _serve(options: argparse.Namespace) -> None:
     level = logging.WARNING if options.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
+        listener = stack.enter_context(listen(options.host, options.port))
         app = create_app(options.folder, plans)
         stack.callback(app.state.service.close)
         config = uvicorn.Config(
@@ -96,7 +102,8 @@ def _serve(options: argparse.Namespace) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; FheCompileError where it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)

@@ -104,6 +104,29 @@ def test_align_puts_landmarks_at_the_template() -> None:
         assert np.hypot(*(centre - [x, y])) < 0.1
 
 
+def test_align_skips_no_pixel() -> None:
+    """Light and dark pixels side by side become grey; taking single ones would show stripes."""
+    checked = (np.indices((1200, 1200)).sum(axis=0) % 2 * 200).astype(np.uint8)
+    image = np.repeat(checked[:, :, None], 3, axis=2)
+    for scale in (2.1, 4.3, 9.1):
+        landmarks = apply(similarity(scale, 0.1, (150, 60)), alignment.TEMPLATE)
+        face = alignment.align(image, landmarks)[8:104, 8:104]
+        assert np.abs(face.astype(int) - 100).max() <= 2
+    # In the middle of a face 5.7 times as large, what is warped alone has light and dark pixels.
+    matrix = similarity(1 / 5.7, 0, (-3, -5))
+    assert np.ptp(alignment.warp(image, matrix).astype(int)) > 100
+
+
+def test_a_large_photo_gives_the_same_face() -> None:
+    rows, columns = np.mgrid[:112, :112]
+    waves = 128 + 100 * np.sin(rows / 9) * np.cos(columns / 7)
+    face = np.repeat(np.round(waves)[:, :, None], 3, axis=2).astype(np.uint8)
+    matrix = similarity(6.5, 0.2, (200, 90))
+    photo = alignment.warp(face, matrix, side=1100)
+    found = alignment.align(photo, apply(matrix, alignment.TEMPLATE))
+    assert np.abs(found.astype(int) - face)[2:-2, 2:-2].max() <= 4
+
+
 @pytest.mark.parametrize("size", [64, 96, 128])
 def test_prepare(size: int) -> None:
     flat = np.empty((112, 112, 3), np.uint8)
