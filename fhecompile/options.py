@@ -15,7 +15,8 @@ class CompileOptions:
 
     Args:
         precision_bits: the largest error of an output, relative to the largest output on the
-            calibration data, is to stay below 2^-precision_bits.
+            calibration data, is to stay below 2^-precision_bits: what fitted functions change on
+            the calibration data together with the noise that is predicted.
         security_bits: classical security of the parameters, 128, 192 or 256.
         insecure_toy: allow a ring too small for `security_bits`; the plan says so everywhere.
         ring_dimension: use this ring dimension instead of the smallest that fits.

@@ -103,7 +103,7 @@ def _point(
     plan = program.facts[Plan]
     summary, prediction = summarise(plan, 0, threads, table), plan.program.prediction
     cost = TuneCost(
-        error=prediction.error,
+        error=prediction.largest_error,
         output_range=prediction.output_range,
         levels=summary.levels,
         digits=summary.digits,

@@ -52,7 +52,7 @@ from fhecompile.ir.tensor import (
     is_product_free,
     uniform_sum_weight,
 )
-from passes.select_parameters import PEAK_TO_RMS, ScaleChoice
+from passes.select_parameters import ScaleChoice
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,8 +322,7 @@ class _Search:
             if copy and state.layout[operand].spill
         }
         error = self.choice.predicted_error * self.error_growth(len(masked) + 1)
-        allowed = (self.choice.output_range or 1.0) * 2.0**-self.precision
-        return PEAK_TO_RMS * error <= allowed and not masked & set(makers(self.graph, name))
+        return self.choice.allows(error) and not masked & set(makers(self.graph, name))
 
     def error_growth(self, masks: int) -> float:
         """growth(k) of the module docstring."""

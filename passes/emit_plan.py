@@ -156,6 +156,8 @@ class _Emitter:
                 layers=tuple(self.layer(node, ranges) for node in program.graph),
                 prediction=schema.PredictionInfo(
                     error=choice.predicted_error,
+                    fitted_error=choice.fitted_error,
+                    allowed_error=choice.allowed_error,
                     output_range=choice.output_range,
                     peak_bytes=memory.peak_bytes,
                     multiplicative_depth=measure_depth(program.graph).total,

@@ -37,11 +37,11 @@ from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Affine, Function, Mul, Node, Output, Poly, TensorGraph
 from passes.batch_samples import stack_samples
-from passes.infer_ranges import Calibration
+from passes.infer_ranges import Calibration, spread_samples
 
 SCORE, TEMPLATE = "score", "template"
 MOST_SAMPLES = 16  # on which the lengths are looked at
-SPARE_BITS = 2  # as in `fit_functions`: a length this near to 1 needs no factor
+SPARE_BITS = 2  # of the precision asked for: a length this near to 1 needs no factor
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _pairs(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 def _squared_lengths(program: Program) -> tuple[float, float]:
     """The least and the largest squared length of an output on the calibration data."""
     samples = program.facts[Calibration].inputs
-    inputs = {name: x[:MOST_SAMPLES] for name, x in samples.items()}
+    inputs = {name: x[spread_samples(len(x), MOST_SAMPLES)] for name, x in samples.items()}
     (values,) = evaluate(program.graph, inputs).values()
     squares = np.sum(values.reshape(len(values), -1) ** 2, axis=1)
     return float(squares.min()), float(squares.max())

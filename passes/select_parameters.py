@@ -8,9 +8,10 @@ scale 2^s0. Errors are small, so that they scale linearly and add up as independ
 
 For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2; a few bits
 beside it (`SHIFTS`) may save a prime. Rescaling primes have `prime_bits` = 59 bits (whole machine
-words). Of all splits whose predicted error meets `precision_bits` the one with the fewest primes
-wins, and of those the most precise. A and B are
-evaluated once: the first grows with sqrt(N), the second with N.
+words). Of all splits with which the promise of `precision_bits` is kept, 4 error(s, a) + what
+fitted functions change at most 2^-precision_bits of the largest output, the one with the fewest
+primes wins, and of those the most precise. A and B are evaluated once: the first grows with
+sqrt(N), the second with N.
 
 Of the secure ring dimensions and numbers of digits those with the least predicted time are taken
 (`fhecompile.ir.work_model`). More digits mean fewer special primes but bigger keys, so that one
@@ -25,6 +26,7 @@ from itertools import product
 from typing import ClassVar
 
 from fhecompile.ckks.gallery import TEMPLATE_BITS
+from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.parameters import (
     FIRST_PRIME_BITS,
     MAX_LOG_QP,
@@ -40,8 +42,6 @@ from fhecompile.ir.work_model import predict_work
 from passes.fit_functions import ApproximationError
 from passes.infer_ranges import Calibration, Ranges
 
-# The largest of a few hundred normally distributed errors is about four standard deviations.
-PEAK_TO_RMS = 4.0
 MIN_SCALE_BITS = 15
 SHIFTS = (0, -2, -4, -6, 2, 4)  # bits that activations get from constants
 DIGIT_WORTH = 0.02
@@ -84,17 +84,31 @@ def measure_errors(program: Program) -> MeasuredErrors:
     """The two noisy evaluations; nothing when their result is a fact already."""
     if MeasuredErrors in program.facts:
         return program.facts[MeasuredErrors]
-    inputs = {k: v[:2] for k, v in program.facts[Calibration].inputs.items()}
-    return MeasuredErrors(*predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE))
+    ranges = program.facts[Ranges]
+    # The widest outputs are what errors are relative to, and mostly have the largest ones.
+    chosen = sorted({ranges.widest, 0 if ranges.widest else 1})
+    inputs = {k: x[chosen[: len(x)]] for k, x in program.facts[Calibration].inputs.items()}
+    constants, noise, _ = predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE)
+    return MeasuredErrors(constants, noise, fitted_error(program).output_range)
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleChoice:
-    """The scale policy, and the predicted error with that of fitted functions (rms, absolute)."""
+    """The scale policy, and the errors of the outputs in their own unit.
+
+    `predicted_error` is the noise's (rms), `fitted_error` the measured one of fitted functions, and
+    `allowed_error` what is promised of both (largest).
+    """
 
     policy: ScalePolicy
     predicted_error: float
     output_range: float
+    allowed_error: float
+    fitted_error: float = 0.0
+
+    def allows(self, noise: float) -> bool:
+        """Whether the promise is kept with noise of this rms error."""
+        return PEAK_TO_RMS * noise + self.fitted_error <= self.allowed_error
 
 
 @dataclass(frozen=True)
@@ -180,7 +194,8 @@ class SelectParameters(Pass):
 
     def _too_imprecise(self, program: Program, n: int, measured: MeasuredErrors) -> FheCompileError:
         s, a = measured.best_split(n, 2 * self.prime_bits)
-        reached = (measured.output_range or 1.0) / (PEAK_TO_RMS * measured.error(n, s, a))
+        error = PEAK_TO_RMS * measured.error(n, s, a) + fitted_error(program).largest
+        reached = (measured.output_range or 1.0) / error
         return FheCompileError(
             "precision-not-reachable",
             f"{program.options.precision_bits:g} bits of precision are asked for, primes of "
@@ -194,7 +209,8 @@ class SelectParameters(Pass):
         """The policy with the fewest primes that is precise enough, and that number of primes."""
         largest = program.facts[Ranges].largest
         # Outputs that are zero on all calibration data have no range to be relative to.
-        allowed = (measured.output_range or 1.0) * 2.0**-program.options.precision_bits
+        promised = (measured.output_range or 1.0) * 2.0**-program.options.precision_bits
+        changed = fitted_error(program).largest
         fixed = bool(self.activation_bits and self.constant_bits)
         highest = 2 * self.prime_bits
         best: tuple[int, float, ScalePolicy] | None = None
@@ -202,7 +218,7 @@ class SelectParameters(Pass):
             s, a = measured.best_split(n, total)
             if fixed:
                 s, a = self.activation_bits, self.constant_bits
-            if PEAK_TO_RMS * measured.error(n, s, a) > allowed and not fixed:
+            if PEAK_TO_RMS * measured.error(n, s, a) + changed > promised and not fixed:
                 continue
             fewest = self.prime_bits * len(program.graph.nodes)
             for shift, bump in product(
@@ -210,7 +226,7 @@ class SelectParameters(Pass):
             ):
                 policy = ScalePolicy(s + shift, a - shift, self.prime_bits, float(bump))
                 error = measured.error(n, policy.activation_bits, policy.constant_bits)
-                if PEAK_TO_RMS * error > allowed and not fixed:
+                if PEAK_TO_RMS * error + changed > promised and not fixed:
                     continue
                 scales = plan_scales(program.graph, policy)
                 levels = scales.levels(largest, FIRST_PRIME_BITS)
@@ -224,6 +240,12 @@ class SelectParameters(Pass):
         if best is None:
             return None
         levels, error, policy = best
-        if ApproximationError in program.facts:
-            error = math.hypot(error, program.facts[ApproximationError].rms)
-        return ScaleChoice(policy, error, measured.output_range), max(1, levels)
+        choice = ScaleChoice(policy, error, measured.output_range, promised, changed)
+        return choice, max(1, levels)
+
+
+def fitted_error(program: Program) -> ApproximationError:
+    """What fitted functions change: nothing, where there are none."""
+    if ApproximationError in program.facts:
+        return program.facts[ApproximationError]
+    return ApproximationError(0.0, program.facts[Ranges].output)

@@ -194,6 +194,8 @@ class InferenceSession:
                 slots[number, part] = vector
         self.timings.encrypt = time.perf_counter() - started
         outputs, execution = self._executor.run(slots, self.progress)
+        if isinstance(self._backend, SimulateBackend) and (text := self._backend.ranges.text()):
+            warnings.warn(f"{text}; results may be wrong", CalibrationWarning, stacklevel=3)
         self.timings.evaluate = execution.seconds
         self.timings.executions.append(execution)
         return assemble_outputs(self.plan, outputs)

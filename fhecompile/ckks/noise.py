@@ -19,6 +19,8 @@ from __future__ import annotations
 import math
 
 SIGMA = 3.19
+# The largest of a few hundred normally distributed errors is about four standard deviations.
+PEAK_TO_RMS = 4.0
 
 
 def encode_error(ring_dimension: int) -> float:

@@ -48,14 +48,15 @@ class FittedPolynomial:
     Args:
         centre, radius: of the interval.
         coefficients: at least two, the last one not zero unless there are two.
-        error: the largest error found on the interval by evaluating exactly this polynomial, in
-            the unit it was fitted for.
+        error: the largest error found on the interval by evaluating exactly this polynomial.
+        unit: what errors are divided by; None: |f|.
     """
 
     centre: float
     radius: float
     coefficients: FloatArray
     error: float
+    unit: float | None
 
     @property
     def degree(self) -> int:
@@ -65,6 +66,11 @@ class FittedPolynomial:
     def __call__(self, x: FloatArray) -> FloatArray:
         """Its values at `x`."""
         return _horner(self.coefficients, (np.asarray(x, np.float64) - self.centre) / self.radius)
+
+    def largest_error(self, found: FloatArray, exact: FloatArray) -> float:
+        """Of its values where the function's are `exact`, as `error`."""
+        unit = np.abs(exact) if self.unit is None else self.unit
+        return float(np.max(np.abs(found - exact) / unit, initial=0.0))
 
 
 def fit_minimax(
@@ -103,7 +109,7 @@ def fit_minimax(
     kept = _without_small(powers, max(ZEROED * largest(powers), ROUNDING) * least)
     degree = max(1, int(np.flatnonzero(kept).max(initial=0)))
     kept = kept[: degree + 1]
-    return FittedPolynomial(centre, radius, kept, largest(kept))
+    return FittedPolynomial(centre, radius, kept, largest(kept), unit)
 
 
 def _without_small(c: FloatArray, allowed: float) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from fhecompile.ir.tensor import (
 )
 
 FloatArray = NDArray[np.float64]
+Substitutes = Mapping[str, Callable[[FloatArray], FloatArray]]  # by function nodes' names
 
 
 def evaluate(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -40,15 +41,35 @@ def evaluate(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> dict[str, 
 
 def walk(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[Node, FloatArray]]:
     """Yields every node with its value, freeing values after their last use."""
-    last_use = {operand: node.name for node in graph for operand in node.inputs}
-    values: dict[str, FloatArray] = {}
-    for node in graph:
-        if isinstance(node, Input):
-            value = node.read(inputs)
-        else:
-            value = apply_node(node, [values[name] for name in node.inputs])
-        values[node.name] = value
+    for node, (value,) in walk_variants(graph, inputs, [{}]):
         yield node, value
+
+
+def walk_variants(
+    graph: TensorGraph, inputs: Mapping[str, FloatArray], variants: Sequence[Substitutes]
+) -> Iterator[tuple[Node, list[FloatArray]]]:
+    """Yields every node with its values in several variants of the graph, as `walk` does.
+
+    A variant has other functions in the place of some. Where two variants do not differ their
+    values are one array, computed once.
+    """
+    last_use = {operand: node.name for node in graph for operand in node.inputs}
+    values: dict[str, list[FloatArray]] = {}
+    for node in graph:
+        made: dict[tuple[object, ...], FloatArray] = {}
+        row = []
+        for k, substitutes in enumerate(variants):
+            operands = [values[name][k] for name in node.inputs]
+            function = substitutes.get(node.name)
+            key = (id(function), *map(id, operands))
+            if key not in made:
+                if isinstance(node, Input):
+                    made[key] = node.read(inputs)
+                else:
+                    made[key] = function(*operands) if function else apply_node(node, operands)
+            row.append(made[key])
+        values[node.name] = row
+        yield node, row
         for operand in set(node.inputs):
             if last_use[operand] == node.name:
                 del values[operand]

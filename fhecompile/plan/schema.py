@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-FORMAT_VERSION = 3
+from fhecompile.ckks.noise import PEAK_TO_RMS
+
+FORMAT_VERSION = 4
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,12 +141,29 @@ class KeysInfo(Struct, frozen=True):
 
 
 class PredictionInfo(Struct, frozen=True):
-    """What the compiler expects a run to cost."""
+    """What the compiler expects of a run.
+
+    `error` is that of noise (rms), `fitted_error` the largest that fitted functions make on the
+    calibration data, `allowed_error` the largest that is promised, all in the unit of the outputs;
+    `output_range` is the largest of these on the calibration data.
+    """
 
     error: float
+    fitted_error: float
+    allowed_error: float
     output_range: float
     peak_bytes: int
     multiplicative_depth: int
+
+    @property
+    def noise_error(self) -> float:
+        """The largest error of noise."""
+        return PEAK_TO_RMS * self.error
+
+    @property
+    def largest_error(self) -> float:
+        """Of noise and fitted functions."""
+        return self.fitted_error + self.noise_error
 
 
 class Program(Struct, frozen=True):

@@ -147,6 +147,11 @@ def describe_plan(plan: Plan, summary: PlanSummary, threads: int) -> dict[str, A
             "measured_costs": measured,
             "peak_bytes": program.prediction.peak_bytes,
             "error": program.prediction.error,
+            "largest_error": {
+                "promised": program.prediction.allowed_error,
+                "fitted_functions": program.prediction.fitted_error,
+                "noise": program.prediction.noise_error,
+            },
             "output_range": program.prediction.output_range,
         },
         "inputs": [{"name": t.name, "shape": list(t.shape)} for t in program.inputs],

@@ -70,7 +70,8 @@ def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[
         if not 0 < offset < slots:
             raise ValueError(f"it lists a key for the rotation {offset}")
     prediction = program.prediction
-    if min(prediction.error, prediction.output_range, prediction.peak_bytes) < 0:
+    errors = prediction.error, prediction.fitted_error, prediction.allowed_error
+    if min(*errors, prediction.output_range, prediction.peak_bytes) < 0:
         raise ValueError("its predictions are negative")
     return layouts, _Operations(program, layouts, arrays, slots).check()
 

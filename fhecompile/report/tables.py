@@ -17,6 +17,7 @@ from rich.text import Text
 from fhecompile.ckks.parameters import MAX_LOG_QP
 from fhecompile.ir.program import PassRecord
 from fhecompile.plan import Plan
+from fhecompile.plan.schema import PredictionInfo
 from fhecompile.plan.summary import LayerSummary, PlanSummary, openfhe_parameters
 from fhecompile.report.budgets import BudgetLine, PathStep
 
@@ -57,7 +58,6 @@ def show_seconds(seconds: float) -> str:
 def cost_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str, str]]:
     """What running the plan will cost, as (label, text)."""
     p, prediction = plan.parameters, plan.program.prediction
-    relative = prediction.error / prediction.output_range if prediction.output_range else 0.0
     return [
         ("ring dimension", f"{p.ring_dimension} ({p.slots} slots)"),
         ("security", _security(plan)),
@@ -79,11 +79,7 @@ def cost_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str,
             f"{summary.plaintext_mults}, slot utilisation {100 * summary.slot_utilisation:.1f} %",
         ),
         ("key switches", f"{summary.key_switches}, {summary.rotations} of them rotations"),
-        (
-            "error",
-            f"{prediction.error:.1e} rms on outputs up to {prediction.output_range:.3g}, predicted"
-            + (f" ({_bits(relative)} bits)" if relative else ""),
-        ),
+        ("error", _errors(prediction)),
         (
             "evaluate",
             f"{show_seconds(summary.seconds)} on {threads} thread{'s' * (threads != 1)}"
@@ -110,7 +106,10 @@ def field_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str
     return [
         *rows,
         ("predicted peak_bytes", f"{prediction.peak_bytes} ({show_bytes(prediction.peak_bytes)})"),
-        ("predicted error", f"{prediction.error:.3g}"),
+        ("predicted error", f"{prediction.error:.3g} rms, of noise"),
+        ("promised largest_error", f"{prediction.allowed_error:.3g}"),
+        ("fitted_functions largest_error", f"{prediction.fitted_error:.3g}"),
+        ("noise largest_error", f"{prediction.noise_error:.3g}"),
         (
             "predicted evaluate_seconds",
             f"{summary.seconds:.3g} on {threads} threads"
@@ -238,5 +237,14 @@ def _security(plan: Plan) -> str:
     return f"{p.security_bits} bits (log QP {p.log_qp} of at most {bound})"
 
 
-def _bits(relative: float) -> str:
-    return f"{-math.log2(relative):.1f}"
+def _errors(prediction: PredictionInfo) -> str:
+    """The largest error: what is expected, what it is of, and what is promised."""
+    largest, outputs = prediction.largest_error, prediction.output_range
+    parts = [f"{prediction.noise_error:.1e} of noise, predicted"]
+    if prediction.fitted_error:
+        parts.insert(0, f"{prediction.fitted_error:.1e} of fitted functions, measured")
+    bits = f" ({math.log2(outputs / largest):.1f} bits)" if outputs and largest else ""
+    return (
+        f"{largest:.1e} at most on outputs up to {outputs:.3g}{bits}, "
+        f"promised {prediction.allowed_error:.1e}: {', '.join(parts)}"
+    )

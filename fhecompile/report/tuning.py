@@ -31,8 +31,8 @@ HEADS = (
 
 @dataclass(frozen=True)
 class TuneCost:
-    """Numbers of a plan: `error` and `output_range` as `PredictionInfo`, others as `PlanSummary`;
-    all but the keys and parameters are predicted."""
+    """Numbers of a plan: `error` is the `largest_error` of `PredictionInfo`, `output_range` its own
+    one, others as `PlanSummary`; all but the keys and parameters are predicted."""
 
     error: float
     output_range: float

@@ -4,14 +4,14 @@ Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided 
 value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
 switching add theirs; a mask leaves its leak. Sums and products are exact modulo Q; a value that
 does not fit its modulus where it is divided or decrypted is an error, as its encrypted result would
-be random.
+be random. One that leaves the calibrated range of its layer (`runtime.ranges`) is told of.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from fhecompile.plan import Plan
 from runtime.backends.base import OperationNode
 from runtime.backends.clear import ClearBackend, SlotArray
 from runtime.constants import ConstantStore
+from runtime.ranges import RangeWatch
 
 Operands = Sequence[SlotArray]
+NOISE_PEAK = 64.0  # what noise adds to a value is less, in standard deviations of a key switch
 
 
 class SimulateBackend(ClearBackend):
@@ -41,6 +43,16 @@ class SimulateBackend(ClearBackend):
         self._encrypt = noise.encrypt_error(n)
         self._seed = seed
         self._local = threading.local()
+        self.ranges = RangeWatch(plan)
+
+    def begin(self, images: int) -> None:
+        super().begin(images)
+        self.ranges.clear()
+
+    def execute(self, node: OperationNode, operands: Sequence[Any]) -> Any:
+        value = super().execute(node, operands)
+        self.ranges.see(node.number, value, NOISE_PEAK * self._key_switch * 2.0**-node.type.scale)
+        return value
 
     def encrypt(self, values: SlotArray, scale: float) -> SlotArray:
         """A fresh encryption of slot vectors."""
@@ -101,10 +113,12 @@ class SimulateBackend(ClearBackend):
         largest = float(np.abs(values).max(initial=0.0))
         if not largest * 2.0 ** (kind.scale - modulus + 1) < 1.0:
             layer = self.plan.program.layers[node.layer]
+            began = self.ranges.text()
             raise FheCompileError(
                 "value-overflow",
                 f"a value of {largest:.3g} leaves its modulus; an encrypted run would be wrong",
                 node=layer.source or layer.name,
-                hint="calibrate with data that covers this input and compile again",
+                hint=(f"{began}: " if began else "")
+                + "calibrate with data that covers this input and compile again",
             )
         return values

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.slot_mask import mask_factor
 from fhecompile.ir.placement import input_layouts
 from fhecompile.ir.program import Program
 from fhecompile.ir.scales import ScalePlan, mask_scales
 from fhecompile.ir.tensor import TensorGraph
 from passes.assign_layouts import AssignLayouts, Layouts, _Search, _State
-from passes.select_parameters import PEAK_TO_RMS, ScaleChoice
+from passes.select_parameters import ScaleChoice
 from tests.graphs import FIXED_SCALES, Builder, matrix, run_passes
 from tests.support import Network
 
@@ -210,10 +211,11 @@ def test_no_masks_where_the_precision_does_not_allow_them() -> None:
     choice = before.facts[ScaleChoice]
     bits = math.log2(choice.output_range / (PEAK_TO_RMS * choice.predicted_error))
     for precision, masked in ((bits - 6, True), (bits - 0.5, False)):
-        options = replace(before.options, precision_bits=precision)
-        found = AssignLayouts().run(replace(before, options=options)).program
-        assert bool(found.facts[Layouts].mask_bits(found.graph)) == masked
         allowed = choice.output_range * 2.0**-precision
+        given = before.having(replace(choice, allowed_error=allowed))
+        options = replace(before.options, precision_bits=precision)
+        found = AssignLayouts().run(replace(given, options=options)).program
+        assert bool(found.facts[Layouts].mask_bits(found.graph)) == masked
         assert PEAK_TO_RMS * found.facts[ScaleChoice].predicted_error <= allowed
 
 

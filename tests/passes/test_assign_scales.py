@@ -23,7 +23,7 @@ def squarings(depth: int = 3) -> TensorGraph:
 
 
 def plan(graph: TensorGraph, s: float, a: float, q: int = 59, bump: float = 0.0) -> ScalePlan:
-    choice = ScaleChoice(ScalePolicy(s, a, q, bump), 0.0, 1.0)
+    choice = ScaleChoice(ScalePolicy(s, a, q, bump), 0.0, 1.0, 1.0)
     return run_pass(AssignScales(), graph, choice).program.facts[ScalePlan]
 
 
@@ -69,5 +69,5 @@ def test_a_uniform_factor_is_free(weight: float) -> None:
 
 
 def test_remark_counts_the_layers_that_rescale() -> None:
-    choice = ScaleChoice(ScalePolicy(35.0, 24.0, 59), 0.0, 1.0)
+    choice = ScaleChoice(ScalePolicy(35.0, 24.0, 59), 0.0, 1.0, 1.0)
     assert run_pass(AssignScales(), squarings(), choice).remarks == ("4 layers rescale",)

@@ -18,7 +18,7 @@ from fhecompile.ir.work_model import predict_work
 from fhecompile.options import CompileOptions
 from fhecompile.pipeline import build_pipeline
 from passes.infer_ranges import Calibration
-from passes.select_parameters import DIGIT_WORTH, ScaleChoice
+from passes.select_parameters import DIGIT_WORTH, ScaleChoice, measure_errors
 from tests.graphs import FIXED_SCALES, Builder, matrix, run_passes
 
 
@@ -108,6 +108,23 @@ def test_predicted_error_meets_the_precision() -> None:
         facts = select(squarings(), precision_bits=bits, ring_dimension=1 << 15).facts
         choice = facts[ScaleChoice]
         assert 4.0 * choice.predicted_error <= choice.output_range * 2.0**-bits
+
+
+@pytest.mark.parametrize("place", [0, 39])
+def test_errors_are_relative_to_the_largest_output_of_all_samples(place: int) -> None:
+    """Noise is measured there too: on the other samples it is hardly amplified."""
+    graph, samples = squarings(), np.full((40, 1, 4), 0.01)
+    samples[place] = 1.0
+    among, alone = (
+        run_passes(
+            graph, "select_parameters", facts=[Calibration({"x": x})], ring_dimension=1 << 15
+        )
+        for x in (samples, np.ones((1, 1, 4)))
+    )
+    found, expected = measure_errors(among), measure_errors(alone)
+    assert found.output_range == pytest.approx(expected.output_range, rel=1e-12)
+    assert found.output_range == among.facts[ScaleChoice].output_range
+    assert 0.5 * expected.noise < found.noise < expected.noise  # rms, over one sample more
 
 
 def test_scales_can_be_fixed() -> None:

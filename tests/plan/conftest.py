@@ -124,6 +124,8 @@ def written() -> tuple[Fields, Arrays]:
         "layers": [{"name": "x", "source": "", "op": "input", **counts}],
         "prediction": {
             "error": 0.1,
+            "fitted_error": 0.05,
+            "allowed_error": 0.5,
             "output_range": 1.0,
             "peak_bytes": 1000,
             "multiplicative_depth": 1,

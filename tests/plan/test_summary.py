@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fhecompile.ckks.cost_table import MILLISECONDS, CostTable
@@ -98,6 +99,33 @@ def test_description_is_plain(plan: Plan, summary: PlanSummary) -> None:
     names = {field.name for field in dataclasses.fields(PlanSummary)} - {"seconds", "measured"}
     assert names <= described.keys()
     assert described["prediction"]["evaluate_seconds"] == summary.seconds
+
+
+def test_errors_promised_and_predicted(plan: Plan, summary: PlanSummary) -> None:
+    """What is of fitted functions, of noise, and what both together may be."""
+    given = {"error": 0.25, "output_range": 64.0, "allowed_error": 4.0}
+    for fitted, text in (
+        (0.0, "1.0e+00 at most on outputs up to 64 (6.0 bits), promised 4.0e+00: 1.0e+00 of noise"),
+        (
+            3.0,
+            "4.0e+00 at most on outputs up to 64 (4.0 bits), promised 4.0e+00: 3.0e+00 of fitted "
+            "functions, measured, 1.0e+00 of noise",
+        ),
+    ):
+        predicted = msgspec.structs.replace(plan.program.prediction, fitted_error=fitted, **given)
+        program = msgspec.structs.replace(plan.program, prediction=predicted)
+        changed = Plan(program, plan.arrays)
+        assert dict(cost_rows(changed, summary, 1))["error"] == f"{text}, predicted"
+        shown = describe_plan(changed, summary, 1)["prediction"]
+        assert shown["largest_error"] == {
+            "promised": 4.0,
+            "fitted_functions": fitted,
+            "noise": 1.0,
+        }
+        rows = dict(field_rows(changed, summary, 1))
+        assert rows["promised largest_error"] == "4"
+        assert rows["fitted_functions largest_error"] == f"{fitted:g}"
+        assert rows["noise largest_error"] == "1"
 
 
 def test_text_names_every_operation_once(plan: Plan) -> None:

@@ -100,6 +100,8 @@ STRUCTURE: list[tuple[Change, str]] = [
     ),
     (at("inputs.0.low", None), "Expected `float`, got `null` - at `$.inputs[0].low`"),
     (at("prediction.error", -1.0), "its predictions are negative"),
+    (at("prediction.fitted_error", -1.0), "its predictions are negative"),
+    (at("prediction.allowed_error", -1.0), "its predictions are negative"),
     (at("prediction.peak_bytes", -1), "its predictions are negative"),
     (at("keys.rotations", [1, 2, 0]), "it lists a key for the rotation 0"),
     (at("keys.rotations", [1, 2, 32]), "it lists a key for the rotation 32"),
