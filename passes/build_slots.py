@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fhecompile.ckks import linear_map
 from fhecompile.ckks.bsgs import signed_offset
 from fhecompile.ckks.diagonals import DiagonalMap
+from fhecompile.ckks.equal_diagonals import group_accumulators
 from fhecompile.ckks.gallery import template_scale
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.parameters import Parameters
@@ -232,30 +233,31 @@ class _Builder:
                 terms.setdefault((d.accumulator, giant), []).append(
                     (babies[key], map_id, number, scale)
                 )
+        dots: dict[int, dict[int, int]] = {}  # per accumulator and giant
+        for alike in group_accumulators(group.maps[0]):
+            # Products with equal constants follow each other: those do not wait in memory.
+            for accumulator, giant in sorted(
+                (key for key in terms if key[0] in alike), key=lambda key: (key[1], key[0])
+            ):
+                operands, maps, numbers, scales = zip(*terms[accumulator, giant], strict=True)
+                dots.setdefault(accumulator, {})[giant] = self.emit(
+                    "dot_plain",
+                    *operands,
+                    maps=list(maps),
+                    diagonals=list(numbers),
+                    scales=list(scales),
+                    rotation=signed_offset(giant, slots),
+                )
         totals = []
         for accumulator in range(group.maps[0].accumulators):
-            if not any(a == accumulator for a, _ in terms):
+            found = dots.get(accumulator)
+            if found is None:
                 totals.append(self._nothing(node, group, level))
-                continue
-            giants = sorted(g for a, g in terms if a == accumulator)
-            dots = []
-            for giant in giants:
-                operands, maps, numbers, scales = zip(*terms[accumulator, giant], strict=True)
-                dots.append(
-                    self.emit(
-                        "dot_plain",
-                        *operands,
-                        maps=list(maps),
-                        diagonals=list(numbers),
-                        scales=list(scales),
-                        rotation=signed_offset(giant, slots),
-                    )
-                )
-            offsets = [signed_offset(giant, slots) for giant in giants]
-            if offsets == [0]:
-                totals.append(dots[0])
+            elif list(found) == [0]:
+                totals.append(found[0])
             else:
-                totals.append(self.emit("rotate_sum", *dots, offsets=offsets))
+                offsets = [signed_offset(giant, slots) for giant in found]
+                totals.append(self.emit("rotate_sum", *found.values(), offsets=offsets))
         for offset in group.maps[0].sum_rotations():  # over replicas and spilled positions
             totals = [
                 self.emit("add", t, self.emit("rotate", t, offset=signed_offset(offset, slots)))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.ckks.diagonals import Packing
+from fhecompile.ckks.diagonals import DiagonalMap, Packing
 from fhecompile.ckks.layout import Digit, Layout
 from fhecompile.ckks.linear_map import IndexArray, LinearMap, LinearTerm
 
@@ -94,7 +94,25 @@ def first_equals(
     first = rows.copy()
     for before, after in digits:
         sample = rows[:, 1] // before.stride % before.radix
-        stride = after.stride // 2 if packing == "pair" else after.stride
-        first[:, 0] -= sample * stride
+        first[:, 0] -= sample * _accumulator_stride(after, packing)
         first[:, 1] -= sample * before.stride
     return first
+
+
+def group_accumulators(dm: DiagonalMap) -> list[list[int]]:
+    """The accumulators of a map, together those that take products with equal diagonals."""
+    digits = shared_digits(dm.source, dm.target, dm.packing)
+    if not digits or not repeats(dm.linear_map, dm.source.shape[0]):
+        return [[accumulator] for accumulator in range(dm.accumulators)]
+    groups: dict[int, list[int]] = {}
+    for accumulator in range(dm.accumulators):
+        first = accumulator
+        for _, after in digits:
+            stride = _accumulator_stride(after, dm.packing)
+            first -= accumulator // stride % after.radix * stride
+        groups.setdefault(first, []).append(accumulator)
+    return list(groups.values())
+
+
+def _accumulator_stride(digit: Digit, packing: Packing) -> int:
+    return digit.stride // 2 if packing == "pair" else digit.stride

@@ -44,8 +44,8 @@ def input_layouts(graph: TensorGraph, node: Input, slots: int) -> list[Layout]:
     orders = [coarse + fine]
     if coarse and fine:
         orders += [fine + coarse, fine[:1] + coarse + fine[1:]]
-    if len(coarse) > 1:  # samples before branches
-        orders.append(coarse[::-1] + fine)
+    if len(coarse) > 1 and coarse[-1].axis == 0:  # samples before branches
+        orders.append(coarse[-1:] + coarse[:-1] + fine)
     found: dict[str, Layout] = {}
     for apart in range(spread + 1 if coarse else 1):
         for phase in [None, *(d.axis for d in fine)]:
