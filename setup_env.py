@@ -5,8 +5,11 @@ decides whether a machine can run encrypted. Interpreters are looked for on PATH
 uv; then uv is asked to fetch 3.10. Where none can load OpenFHE, the environment is made with one
 that can compile and simulate, and the output says so.
 
-``.venv/ready.json`` is written last and holds a digest of the dependencies: while it matches, a
-call does nothing; without it the environment is not finished and is made again.
+``--train`` makes ``.venv-train``, where the tests of training run: with torch's build for CPUs, as
+PyPI's brings gigabytes of CUDA, and with the first interpreter that pip finds such a wheel for.
+
+``ready.json`` in an environment is written last and holds a digest of the dependencies: while it
+matches, a call does nothing; without it the environment is not finished and is made again.
 
 Standard library only; runs on Python 3.8 or newer.
 """
@@ -27,11 +30,17 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.realpath(__file__))
-VENV = os.path.join(ROOT, ".venv")
-VENV_PYTHON = os.path.join(VENV, "bin", "python")
-STAMP = os.path.join(VENV, "ready.json")
+
+# The local version keeps pip from PyPI's wheel, which is the one for CUDA.
+CPU_TORCH = "torch==2.13.0+cpu"
+CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+NO_CUDA = """
+import importlib.util, torch
+assert torch.version.cuda is None and importlib.util.find_spec("nvidia") is None, "built for CUDA"
+"""
 
 # What each OpenFHE wheel asks of the system, read from its binaries: glibc, and the highest symbol
 # version GLIBCXX_3.4.x of libstdc++.
@@ -79,6 +88,28 @@ GET_PYTHON = """\
     apt install python3.12 python3.12-venv      (Ubuntu 24.04)
   and then call: python3 setup_env.py --rebuild"""
 
+GET_TORCH = f"""\
+  Its wheels are at {CPU_TORCH_INDEX}; where that cannot be reached,
+  PIP_FIND_LINKS=FOLDER names a folder that holds one. The other tests do without: make test"""
+
+
+class Environment(NamedTuple):
+    """A folder beside this file and what goes into it."""
+
+    name: str
+    extras: str
+    pinned: str = ""  # a requirement besides fhecompile[extras]
+    library: str = "fhecompile"  # has to load, or another interpreter is tried
+    check: str = "import fhecompile"  # program that fails where it does not
+
+    def path(self, *parts: str) -> str:
+        return os.path.join(ROOT, self.name, *parts)
+
+
+ENCRYPTED = Environment(".venv", "runtime,dev", library="OpenFHE", check="import openfhe")
+COMPILING = Environment(".venv", "dev")
+TRAINING = Environment(".venv-train", "test,train", CPU_TORCH, "torch", NO_CUDA)
+
 
 class SetupError(Exception):
     """The environment cannot be made; the text says what to do."""
@@ -111,7 +142,7 @@ def run(*command: str) -> str:
 
 
 def environ() -> dict:
-    """The caller's environment without what would lead pip out of .venv; patient by default."""
+    """The caller's environment without what would lead pip astray; patient by default."""
     astray = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
     kept = {name: value for name, value in os.environ.items() if name not in astray}
     return {"PIP_DEFAULT_TIMEOUT": "60", "PIP_RETRIES": "8", **kept}
@@ -193,58 +224,52 @@ def why_no_openfhe(info: dict) -> str:
 # -- the environment -------------------------------------------------------------------------------
 
 
-def digest() -> str:
+def digest(env: Environment) -> str:
     """Digest of the dependencies and the place: an environment cannot be moved."""
     with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as file:
         dependencies = file.read().split("\n[tool.")[0]
-    return hashlib.sha256((ROOT + "\n" + dependencies).encode()).hexdigest()
+    return hashlib.sha256((ROOT + "\n" + dependencies + env.pinned).encode()).hexdigest()
 
 
-def read_stamp() -> dict:
+def read_stamp(env: Environment) -> dict:
     """What a finished environment says of itself; empty where there is none."""
     try:
-        with open(STAMP, encoding="utf-8") as file:
-            return json.load(file) if os.path.exists(VENV_PYTHON) else {}
+        with open(env.path("ready.json"), encoding="utf-8") as file:
+            return json.load(file) if os.path.exists(env.path("bin", "python")) else {}
     except (OSError, ValueError):
         return {}
 
 
-def remove_venv() -> None:
+def remove(env: Environment) -> None:
     try:
-        if os.path.lexists(STAMP):  # first: an interruption must not leave a finished look
-            os.unlink(STAMP)
-        if os.path.lexists(VENV):
-            shutil.rmtree(VENV)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(env.path("ready.json"))  # first: if interrupted, it must not look finished
+        if os.path.lexists(env.path()):
+            shutil.rmtree(env.path())
     except OSError as error:
-        raise SetupError(f"cannot remove {VENV} ({error}); remove it by hand") from None
+        raise SetupError(f"cannot remove {env.path()} ({error}); remove it by hand") from None
 
 
-def make_venv(info: dict) -> None:
+def make_venv(env: Environment, info: dict) -> None:
     try:
         if info["has_pip"]:
-            run(info["path"], "-I", "-m", "venv", VENV)
+            run(info["path"], "-I", "-m", "venv", env.path())
         else:
-            uv("venv", "--seed", "--python", info["path"], VENV)
+            uv("venv", "--seed", "--python", info["path"], env.path())
     except CommandError as error:
-        lack = (
-            "" if info["has_pip"] else "it has no ensurepip (Debian: apt install python{}-venv); "
-        )
+        lack = "" if info["has_pip"] else "no ensurepip (Debian: apt install python{}-venv); "
         raise InterpreterError(lack.format(dotted(info["version"][:2])) + str(error)) from None
 
 
-def install(extras: str) -> None:
+def install(env: Environment, *options: str) -> None:
     """One call of pip; its progress on one line of a terminal, or a line every 30 seconds."""
-    command = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
-    command += ["--progress-bar", "off", "--editable", f".[{extras}]"]
+    # What is not compiled now is compiled when it is first imported; most of torch never is.
+    options = ("--disable-pip-version-check", "--no-compile", "--progress-bar", "off", *options)
+    command = [env.path("bin", "python"), "-m", "pip", "install", *options]
+    command += ["--editable", f".[{env.extras}]", *env.pinned.split()]
     terminal, spoke, tail = sys.stdout.isatty(), time.monotonic(), collections.deque(maxlen=25)
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env=environ(),
-    ) as pip:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environ(), **output) as pip:
         for line in pip.stdout:
             tail.append(line.rstrip())
             if terminal:
@@ -255,68 +280,77 @@ def install(extras: str) -> None:
     if terminal:
         print("\r\033[K", end="", flush=True)
     if pip.returncode != 0:
+        if env.pinned and "No matching distribution found for " + env.pinned in "\n".join(tail):
+            raise InterpreterError(f"pip finds no {env.pinned} for it")
         shown = "\n    ".join(tail)
         raise SetupError(
-            f"pip could not install fhecompile[{extras}]. Its last lines:\n    {shown}\n"
+            f"pip could not install fhecompile[{env.extras}]. Its last lines:\n    {shown}\n"
             "  If the package index could not be reached, set PIP_INDEX_URL or PIP_PROXY and call\n"
             "  again; pip keeps what it has downloaded."
         )
 
 
-def build(info: dict, encrypted: bool) -> None:
-    """Make .venv from this interpreter and stamp it, or leave nothing behind."""
-    stamp = {"digest": digest(), "python": dotted(info["version"]), "encrypted": encrypted}
-    extras = "runtime,dev" if encrypted else "dev"
-    remove_venv()
+def build(env: Environment, info: dict) -> None:
+    """Make the environment from this interpreter and stamp it, or leave nothing behind."""
+    stamp = {"digest": digest(env), "python": dotted(info["version"])}
+    remove(env)
     try:
-        say("making .venv with " + name_of(info))
-        make_venv(info)
-        say(f"installing fhecompile[{extras}]; the first time takes some minutes")
-        install(extras)
-        if encrypted:
-            try:
-                run(VENV_PYTHON, "-I", "-c", "import openfhe")
-            except CommandError as error:
-                raise InterpreterError(f"OpenFHE does not load: {error}") from None
-        with open(STAMP + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(stamp, file)
-        os.replace(STAMP + ".tmp", STAMP)
+        say(f"making {env.name} with {name_of(info)}")
+        make_venv(env, info)
+        say(f"installing fhecompile[{env.extras}]; the first time takes some minutes")
+        try:
+            install(env)
+        except InterpreterError:  # not where this machine's pip looks
+            say(f"looking for {env.pinned} at {CPU_TORCH_INDEX}")
+            install(env, "--extra-index-url", CPU_TORCH_INDEX)
+        try:
+            run(env.path("bin", "python"), "-I", "-c", env.check)
+        except CommandError as error:
+            raise InterpreterError(f"{env.library} does not load: {error}") from None
+        with open(env.path("ready.json.tmp"), "w", encoding="utf-8") as file:
+            json.dump({**stamp, "encrypted": env is ENCRYPTED}, file)
+        os.replace(env.path("ready.json.tmp"), env.path("ready.json"))
     except BaseException:
         with contextlib.suppress(SetupError):
-            remove_venv()
+            remove(env)
         raise
 
 
-def build_with(executable: str) -> None:
+def build_with(executable: str, training: bool) -> None:
     """Build with the interpreter asked for and no other."""
     info = probe(shutil.which(executable) or executable)
     if info is None or tuple(info["version"][:2]) not in COMPILE_ONLY:
         raise SetupError(f"{executable} is not a working CPython 3.10, 3.11 or 3.12")
-    reason = why_no_openfhe(info)
+    reason = "" if training else why_no_openfhe(info)
     try:
-        build(info, encrypted=not reason)
+        build(TRAINING if training else COMPILING if reason else ENCRYPTED, info)
     except InterpreterError as error:
         raise SetupError(f"{name_of(info)}: {error}") from None
     if reason:
         say("encrypted runs are not possible here: " + reason)
 
 
-def build_with_first_that_works() -> None:
+def built(env: Environment, version: tuple[int, int]) -> bool:
+    """Try this machine's interpreters of this version; say why each that is not taken is not."""
+    for info in interpreters(version):
+        reason = why_no_openfhe(info) if env is ENCRYPTED else ""
+        if not reason:
+            try:
+                build(env, info)
+                return True
+            except InterpreterError as error:
+                reason = str(error)
+        say(f"not {name_of(info)}: {reason}")
+    return False
+
+
+def build_with_first_that_works(training: bool) -> None:
     """Build with an interpreter that can load OpenFHE, else with one that can compile."""
-
-    def built(version: tuple[int, int], encrypted: bool) -> bool:
-        for info in interpreters(version):
-            reason = why_no_openfhe(info) if encrypted else ""
-            if not reason:
-                try:
-                    build(info, encrypted)
-                    return True
-                except InterpreterError as error:
-                    reason = str(error)
-            say(f"not {name_of(info)}: {reason}")
-        return False
-
-    if any(built(version, encrypted=True) for version in OPENFHE_NEEDS):
+    if training:
+        if not any(built(TRAINING, version) for version in COMPILE_ONLY):
+            raise SetupError(f"no CPython 3.10, 3.11 or 3.12 here can use {CPU_TORCH}\n{GET_TORCH}")
+        return
+    if any(built(ENCRYPTED, version) for version in OPENFHE_NEEDS):
         return
     with contextlib.suppress(CommandError):
         uv("--version")
@@ -326,36 +360,39 @@ def build_with_first_that_works() -> None:
         except CommandError as error:
             say(f"uv could not fetch it: {error}")
         else:
-            if built((3, 10), encrypted=True):
+            if built(ENCRYPTED, (3, 10)):
                 return
     say("no Python found that can load OpenFHE; looking for one that can compile and simulate")
-    if not any(built(version, encrypted=False) for version in COMPILE_ONLY):
+    if not any(built(COMPILING, version) for version in COMPILE_ONLY):
         raise SetupError("no usable CPython 3.10, 3.11 or 3.12 found\n" + GET_PYTHON)
     print(GET_PYTHON)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Make the environment unless it is there."""
     parser = argparse.ArgumentParser(description="Make .venv for fhecompile.")
     parser.add_argument("--python", metavar="EXE", help="use this interpreter (implies --rebuild)")
-    parser.add_argument("--rebuild", action="store_true", help="make .venv again")
-    args = parser.parse_args()
+    parser.add_argument("--rebuild", action="store_true", help="make the environment again")
+    parser.add_argument("--train", action="store_true", help="make .venv-train, which has torch")
+    args = parser.parse_args(arguments)
+    env = TRAINING if args.train else ENCRYPTED
     try:
         with open(__file__, encoding="utf-8") as lock:  # one set-up at a time
             fcntl.flock(lock, fcntl.LOCK_EX)
             if args.python:
-                build_with(args.python)
-            elif args.rebuild or read_stamp().get("digest") != digest():
-                build_with_first_that_works()
-            stamp = read_stamp()
+                build_with(args.python, args.train)
+            elif args.rebuild or read_stamp(env).get("digest") != digest(env):
+                build_with_first_that_works(args.train)
+            stamp = read_stamp(env)
     except SetupError as error:
         print(f"setup: error: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print("setup: interrupted; .venv is not finished", file=sys.stderr)
+        print(f"setup: interrupted; {env.name} is not finished", file=sys.stderr)
         return 130
     what = "encrypted runs" if stamp["encrypted"] else "compile and simulate only, no OpenFHE"
-    say(".venv is ready: Python {}, {}".format(stamp["python"], what))
+    what = "training, no OpenFHE" if args.train else what
+    say("{} is ready: Python {}, {}".format(env.name, stamp["python"], what))
     return 0
 
 
