@@ -1,4 +1,4 @@
-"""The command line: `fhecompile MODEL.onnx`, and `inspect`, `check`, `tune`, `passes`.
+"""The command line: `fhecompile MODEL.onnx`, and `inspect`, `check`, `tune`, `passes`, `ops`.
 
 What people read goes to stdout, or to stderr under `--json`, when stdout is one JSON value. Errors
 go to stderr; the exit code says whose they are (`fhecompile.errors`). Only click is imported before
@@ -18,6 +18,7 @@ import click
 from fhecompile.commands.check_models import check_command
 from fhecompile.commands.compile_model import compile_command
 from fhecompile.commands.inspect_plan import inspect_command
+from fhecompile.commands.list_operators import operators_command
 from fhecompile.commands.list_passes import passes_command
 from fhecompile.commands.tune_model import tune_command
 from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
@@ -65,7 +66,10 @@ def cli() -> None:
     """Compiles trained networks (ONNX) to programs over CKKS ciphertexts."""
 
 
-for _command in (compile_command, inspect_command, check_command, tune_command, passes_command):
+for _command in (
+    *(compile_command, inspect_command, check_command, tune_command),
+    *(passes_command, operators_command),
+):
     cli.add_command(_command)
 
 

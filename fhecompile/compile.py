@@ -43,7 +43,7 @@ def compile(
     """Compiles a trained network to a plan.
 
     Args:
-        model: path of an ONNX file (opset 13 to 21, static shapes).
+        model: path of an ONNX file (opset 7 to 28, static shapes).
         calibration: inputs like those the network will see: an array (samples, *input shape), a
             mapping from input name to array, or the path of an .npz or .npy file. They set the
             ranges of all values; without them uniform noise in [-1, 1] is used.

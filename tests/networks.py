@@ -65,6 +65,7 @@ class RandomNetwork:
             self.branch,
             self.transpose,
             self.gate,
+            self.resample,
             self.add_input,
             self.flatten,
         ]
@@ -128,6 +129,34 @@ class RandomNetwork:
         order = self.draw(st.permutations(range(3)))
         self.value = self.network.op("Transpose", self.value, perm=[0, *(a + 1 for a in order)])
         self.shape = tuple(self.shape[a] for a in order)
+
+    def resample(self) -> None:
+        """A larger image, a padded one, running sums, or mixed channels."""
+        op, (channels, *spatial) = self.network.op, self.shape
+        match self.pick(0, 3):
+            case 0 if max(spatial) <= 6:
+                kernel = self.weights(channels, self.pick(1, 3), 3, 2) * math.sqrt(6 / channels)
+                self.value = op("ConvTranspose", self.value, kernel, strides=[2, 2])
+                height, width = (2 * (n - 1) for n in spatial)
+                self.shape = (kernel.shape[1], height + 3, width + 2)
+            case 0 | 1:
+                self.shape = (channels, *(self.pick(1, 12) for _ in spatial))
+                none, sizes = np.zeros(0), np.array([1, *self.shape])
+                mode = self.draw(st.sampled_from(["nearest", "linear", "cubic"]))
+                self.value = op("Resize", self.value, none, none, sizes, mode=mode)
+            case 2:
+                mode = self.draw(st.sampled_from(["edge", "constant", "reflect"]))
+                pads = [self.pick(0, min(2, n - 1)) for n in (*spatial, *spatial)]
+                given = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])
+                self.value = op("Pad", self.value, given, mode=mode)
+                grown = (n + pads[a] + pads[a + 2] for a, n in enumerate(spatial))
+                self.shape = (channels, *grown)
+            case 3:
+                axis = self.pick(1, 3)
+                self.value = op("CumSum", self.value, np.array(axis))
+                mix = self.weights(self.pick(1, 4), channels)
+                self.value = op("Einsum", self.value, mix, equation="bchw,dc->bdhw")
+                self.shape = (mix.shape[0], *spatial)
 
     def gate(self) -> None:
         """Times the mean of all elements."""

@@ -147,6 +147,7 @@ def _tensor_axes(
     """Per tensor axis its index over the iteration space, length 1 along axes it ignores."""
     tables = {}
     flat = np.where(index >= 0, index, 0)
+    shape = shape or (1,)  # numpy unravels no arrays of indices into a scalar
     for axis, table in enumerate(np.unravel_index(flat, shape)):
         if shape[axis] > 1:
             tables[axis] = _collapsed(np.asarray(table, np.int64), index >= 0)

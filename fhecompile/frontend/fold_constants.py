@@ -1,7 +1,7 @@
 """Evaluates nodes whose operands are known at compile time, one by one, by ONNX's own reference.
 
-The same evaluator, run on a tensor of element positions, gives the element order of every operator
-that only moves elements (`operators_move`).
+The same evaluator, run on the numbers of the elements, says what every operator does that only
+moves elements (`operators_move`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
+from onnx import NodeProto, TensorProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from fhecompile.frontend.lowering import Constant, Tensor, UnsupportedNodeError
-from fhecompile.frontend.maps import positions
 
 RANDOM = frozenset(
     {
@@ -29,6 +27,10 @@ RANDOM = frozenset(
     }
 )
 
+# What the evaluator knows under its later name only, and the opset of that.
+RENAMED = {"Scatter": ("ScatterElements", 11), "GridSample": ("GridSample", 20)}
+RENAMED_MODES = {b"bilinear": b"linear", b"bicubic": b"cubic"}
+
 
 def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) -> list[Constant]:
     """The node's outputs for the given operands (None: omitted)."""
@@ -40,6 +42,10 @@ def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) 
     if node.op_type == "AveragePool" and ceil_mode is not None and ceil_mode.value:
         # The evaluator shifts its windows where they overhang the padding.
         raise UnsupportedNodeError("ceil_mode on a constant")
+    to_border = node.op_type == "GridSample" and _text(node, "padding_mode") == "border"
+    if to_border and "cubic" in _text(node, "mode"):
+        # The evaluator moves the place to the border, PyTorch and ONNX Runtime its neighbours.
+        raise UnsupportedNodeError("cubic interpolation with padding by the border")
     value = node.attributes.get("value")
     if node.op_type == "Constant" and value is not None:
         return [np.asarray(value.as_tensor().numpy())]
@@ -53,6 +59,7 @@ def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) 
     proto.input.extend(names)
     proto.output.extend(results)
     proto.domain = ""  # it may say "ai.onnx", which is the same
+    opset = _renamed(proto, opset)
     function = helper.make_function(
         "fold",
         "fold",
@@ -74,12 +81,26 @@ def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) 
     return [np.asarray(v) for v in values]
 
 
-def element_order(
-    node: ir.Node, opset: int, shape: tuple[int, ...], others: Sequence[Constant | None]
-) -> list[NDArray[np.int64]]:
-    """For an operator that only moves elements: per output, the source of each of its elements."""
-    index = positions(shape).astype(np.int64)
-    return [np.asarray(a, np.int64) for a in evaluate_node(node, opset, [index, *others])]
+def _text(node: ir.Node, name: str) -> str:
+    """A text attribute, empty where there is none."""
+    attribute = node.attributes.get(name)
+    return str(attribute.value) if attribute is not None else ""
+
+
+def _renamed(proto: NodeProto, opset: int) -> int:
+    """Gives a node its later name; returns the opset to evaluate it in."""
+    if proto.op_type not in RENAMED:
+        return opset
+    proto.op_type, since = RENAMED[proto.op_type]
+    for attribute in proto.attribute:
+        if proto.op_type == "GridSample" and attribute.name == "mode":
+            attribute.s = RENAMED_MODES.get(attribute.s, attribute.s)
+    return max(opset, since)
+
+
+def input_names(op_type: str, opset: int) -> list[str]:
+    """What ONNX calls the operands of an operator."""
+    return [str(operand.name) for operand in defs.get_schema(op_type, opset, "").inputs]
 
 
 def infer_shapes(
@@ -99,9 +120,11 @@ def infer_shapes(
         found = shape_inference.infer_node_outputs(
             schema, proto, types, data, opset_imports=[helper.make_opsetid("", opset)]
         )
-        shapes = [found[name].tensor_type.shape.dim for name in proto.output]
+        tensors = [found[name].tensor_type for name in proto.output]
     except Exception:  # shape inference is a courtesy here, whatever goes wrong
         return None
-    if not all(d.HasField("dim_value") for dims in shapes for d in dims):
+    shapes = [t.shape.dim for t in tensors]
+    known = all(t.HasField("shape") for t in tensors)
+    if not known or not all(d.HasField("dim_value") for dims in shapes for d in dims):
         return None
     return [tuple(d.dim_value for d in dims) for dims in shapes]

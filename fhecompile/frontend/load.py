@@ -20,7 +20,8 @@ from onnx_ir.passes.common import InlinePass
 
 from fhecompile.errors import FheCompileError
 
-OPSETS = range(13, 22)
+# Those whose definitions were compared; an older onnx does not know the last of them.
+OPSETS = range(7, min(28, onnx.defs.onnx_opset_version()) + 1)
 STANDARD_DOMAINS = ("", "ai.onnx")
 FLOATS = {
     ir.DataType.FLOAT: "float32",
@@ -186,11 +187,13 @@ def _check_inputs(
             )
     dtypes = {}
     for name, value in inputs.items():
-        if value.dtype not in FLOATS:
+        tensor = value.type is None or isinstance(value.type, ir.TensorType)
+        if not tensor or value.dtype not in FLOATS:
             kind = value.dtype.name.lower() if value.dtype is not None else "unknown"
+            what = f"has element type {kind}" if tensor else "is a sequence, optional or sparse"
             raise FheCompileError(
                 "input-not-float",
-                f"input {name} has element type {kind}; only real numbers can be encrypted",
+                f"input {name} {what}; only tensors of real numbers can be encrypted",
                 node=place,
                 hint="export the network with a float32 input",
             )

@@ -184,7 +184,10 @@ class NodeLowering:
 
     def weights(self, index: int, role: str) -> FloatArray:
         """Constant operand `index` in double precision."""
-        return np.asarray(self.constant(index, role), np.float64)
+        value = self.constant(index, role)
+        if value.dtype.kind in "OSUc":
+            self.invalid(f"{role} is of type {value.dtype}, not of real numbers")
+        return np.asarray(value, np.float64)
 
     # ------------------------------------------------------------------ attributes
 
@@ -272,10 +275,10 @@ class NodeLowering:
         repeat = maps.scaling(value.shape, shape)
         return self.affine([(value, repeat)], shape, name=self.part("expand"))
 
-    def add_values(self, a: Tensor, b: Tensor) -> Tensor:
+    def add_values(self, a: Tensor, b: Tensor, name: str | None = None) -> Tensor:
         """Adds y = a + b, equal in shape."""
         nodes = tuple(self.builder.node_in_shape(x, self.place) for x in (a, b))
-        node = Add(name=self._name(), inputs=nodes, shape=a.shape, source=self.place)
+        node = Add(name=self._name(name), inputs=nodes, shape=a.shape, source=self.place)
         return self.builder.add(node)
 
     def multiply_values(
@@ -302,10 +305,10 @@ class NodeLowering:
             )
         )
 
-    def polynomial(self, x: Tensor, coefficients: Sequence[float]) -> Tensor:
-        """Adds y = sum_d coefficients[d] x^d."""
+    def polynomial(self, x: Tensor, coefficients: Sequence[NDArray[Any]]) -> Tensor:
+        """Adds y = sum_d coefficients[d] x^d, each of them of the rank of x and broadcast to it."""
         node = self.builder.node_in_shape(x, self.place)
-        array = np.reshape(np.asarray(coefficients, np.float64), (-1, *([1] * len(x.shape))))
+        array = collapse(np.stack(coefficients).astype(np.float64))
         return self.builder.add(
             Poly(
                 name=self._name(),

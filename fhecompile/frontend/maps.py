@@ -22,14 +22,19 @@ Shape = tuple[int, ...]
 MAX_ELEMENTS = 2**24
 
 
+def check_size(shape: Sequence[int]) -> None:
+    """Raises MemoryError for a tensor of more than `MAX_ELEMENTS`."""
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise MemoryError
+
+
 def positions(shape: Sequence[int]) -> NDArray[np.int32]:
     """The flat index of every element of a tensor of `shape`, in that shape.
 
     Raises:
         MemoryError: there are more than `MAX_ELEMENTS`.
     """
-    if math.prod(shape) > MAX_ELEMENTS:
-        raise MemoryError
+    check_size(shape)
     return np.arange(math.prod(shape), dtype=np.int32).reshape(tuple(shape))
 
 
@@ -70,12 +75,6 @@ def scaling(in_shape: Shape, out_shape: Shape, scale: FloatArray | float = 1.0) 
         math.prod(out_shape),
         math.prod(in_shape),
     )
-
-
-def gathering(source: NDArray[np.integer], in_size: int) -> LinearMap:
-    """y[j] = x[source[j]], `source` in the shape of y."""
-    ones = np.ones((1,) * source.ndim)
-    return single_term(ones, positions(source.shape), source, source.size, in_size)
 
 
 def placing(

@@ -1,67 +1,187 @@
-"""The supported operators: ONNX type -> lowering. One line each."""
+"""The supported operators: ONNX type -> lowering. One entry each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnx import defs
 
 from fhecompile.frontend import operators_elementwise as elementwise
 from fhecompile.frontend import operators_function as function
 from fhecompile.frontend import operators_matrix as matrix
 from fhecompile.frontend import operators_move as move
+from fhecompile.frontend import operators_normalise as normalise
+from fhecompile.frontend import operators_reduce as reduce
+from fhecompile.frontend import operators_resize as resize
 from fhecompile.frontend import operators_window as window
-from fhecompile.frontend.lowering import NodeLowering, Value
+from fhecompile.frontend.load import OPSETS
+from fhecompile.frontend.lowering import NodeLowering, UnsupportedNodeError, Value
+from fhecompile.frontend.operators_columns import MAX_ENTRIES, lower_by_columns
+from fhecompile.frontend.operators_einsum import lower_einsum
+from fhecompile.frontend.unsupported import SUGGESTIONS
 
 Lowering = Callable[[NodeLowering], "Value | list[Value]"]
 
-OPERATORS: dict[str, Lowering] = {
-    "Add": elementwise.lower_add,
-    "AveragePool": window.lower_average_pool,
-    "BatchNormalization": matrix.lower_batch_normalization,
-    "Cast": move.lower_cast,
-    "Clip": function.lower_clip,
-    "Concat": move.lower_concat,
-    "Conv": window.lower_conv,
-    "DepthToSpace": move.lower_move,
-    "Div": elementwise.lower_div,
-    "Dropout": move.lower_dropout,
-    "Erf": function.lower_function,
-    "Exp": function.lower_function,
-    "Expand": move.lower_move,
-    "Flatten": move.lower_move,
-    "Gather": move.lower_move,
-    "Gelu": function.lower_gelu,
-    "Gemm": matrix.lower_gemm,
-    "GlobalAveragePool": window.lower_global_average_pool,
-    "Identity": move.lower_identity,
-    "LpNormalization": function.lower_lp_normalization,
-    "MatMul": matrix.lower_matmul,
-    "Max": function.lower_max,
-    "Mul": elementwise.lower_mul,
-    "Neg": elementwise.lower_neg,
-    "Pad": move.lower_pad,
-    "Pow": elementwise.lower_pow,
-    "Reciprocal": function.lower_function,
-    "ReduceL2": function.lower_reduce_l2,
-    "ReduceMean": move.lower_reduce_mean,
-    "ReduceSum": move.lower_reduce_sum,
-    "ReduceSumSquare": function.lower_reduce_sum_square,
-    "Relu": function.lower_function,
-    "Reshape": move.lower_move,
-    "Sigmoid": function.lower_function,
-    "Slice": move.lower_move,
-    "SpaceToDepth": move.lower_move,
-    "Split": move.lower_move,
-    "Sqrt": function.lower_function,
-    "Squeeze": move.lower_move,
-    "Sub": elementwise.lower_sub,
-    "Tanh": function.lower_function,
-    "Tile": move.lower_move,
-    "Transpose": move.lower_move,
-    "Unsqueeze": move.lower_move,
+
+@dataclass(frozen=True)
+class Operator:
+    """A supported operator.
+
+    Args:
+        lower: makes the node's outputs.
+        text: what of it is supported and what is not, beyond its definition; empty: all of it.
+        since: the first version of the standard operator set whose definition is understood.
+    """
+
+    lower: Lowering
+    text: str = ""
+    since: int = OPSETS[0]
+
+
+MOVED = "the parameters are constant"
+LINEAR = f"where it is linear in the one encrypted operand, by at most {MAX_ENTRIES} weights"
+FITTED = "by a polynomial on the calibrated range"
+CENTRED = f"the inverse root {FITTED}; scale and shift are constant"
+
+OPERATORS: dict[str, Operator] = {
+    "Add": Operator(elementwise.lower_add),
+    "AffineGrid": Operator(lower_by_columns, LINEAR, 20),
+    "AveragePool": Operator(window.lower_average_pool),
+    "BatchNormalization": Operator(
+        matrix.lower_batch_normalization, "in inference; the parameters are constant", 9
+    ),
+    "Cast": Operator(move.lower_cast, "to a float type"),
+    "CastLike": Operator(move.lower_cast_like, "to a float type", 15),
+    "CenterCropPad": Operator(move.lower_move, MOVED, 18),
+    "Clip": Operator(
+        function.lower_clip,
+        f"as relu, {FITTED}; a clamp below 1e-6 of what is never negative is dropped",
+        11,
+    ),
+    "Col2Im": Operator(lower_by_columns, LINEAR, 18),
+    "Compress": Operator(move.lower_move, MOVED, 9),
+    "Concat": Operator(move.lower_move, "also with constants"),
+    "Conv": Operator(window.lower_conv, "any number of axes; kernel and bias are constant"),
+    "ConvTranspose": Operator(
+        window.lower_conv_transpose, "any number of axes; kernel and bias are constant"
+    ),
+    "CumSum": Operator(reduce.lower_cumulative_sum, "the axis is constant", 11),
+    "DFT": Operator(lower_by_columns, LINEAR, 17),
+    "DeformConv": Operator(lower_by_columns, LINEAR, 19),
+    "DepthToSpace": Operator(move.lower_move),
+    "Div": Operator(elementwise.lower_div, f"by an encrypted value: its reciprocal {FITTED}"),
+    "Dropout": Operator(move.lower_dropout, "in inference"),
+    "Einsum": Operator(lower_einsum, "one operand is encrypted, the others are constant", 12),
+    "Erf": Operator(function.lower_function, FITTED, 9),
+    "Exp": Operator(function.lower_function, FITTED),
+    "Expand": Operator(move.lower_move, MOVED, 8),
+    "Flatten": Operator(move.lower_move),
+    "Gather": Operator(move.lower_move, MOVED),
+    "GatherElements": Operator(move.lower_gather_elements, MOVED, 11),
+    "GatherND": Operator(move.lower_move, MOVED, 11),
+    "Gelu": Operator(function.lower_gelu, FITTED, 20),
+    "Gemm": Operator(matrix.lower_gemm, "A or B is constant; C may be encrypted"),
+    "GlobalAveragePool": Operator(window.lower_global_average_pool),
+    "GroupNormalization": Operator(normalise.lower_group_normalization, CENTRED, 18),
+    "GridSample": Operator(lower_by_columns, f"{LINEAR}; cubic not with border", 16),
+    "Identity": Operator(move.lower_identity),
+    "InstanceNormalization": Operator(normalise.lower_instance_normalization, CENTRED),
+    "LayerNormalization": Operator(normalise.lower_layer_normalization, CENTRED, 17),
+    "LpNormalization": Operator(function.lower_lp_normalization, f"p = 2; {CENTRED[:16]} {FITTED}"),
+    "MatMul": Operator(matrix.lower_matmul, "one operand is constant"),
+    "Max": Operator(
+        function.lower_max,
+        f"of a value and a number: as relu, {FITTED}; a clamp below 1e-6 of what is never "
+        "negative is dropped",
+        8,
+    ),
+    "MaxUnpool": Operator(lower_by_columns, LINEAR, 9),
+    "Mean": Operator(elementwise.lower_mean, "also with constants", 8),
+    "MeanVarianceNormalization": Operator(
+        normalise.lower_mean_variance_normalization, f"the inverse root {FITTED}", 9
+    ),
+    "Mul": Operator(elementwise.lower_mul, "also of encrypted values"),
+    "Neg": Operator(elementwise.lower_neg),
+    "Pad": Operator(move.lower_pad, "every mode; pads are constant, the value may be encrypted"),
+    "Pow": Operator(
+        elementwise.lower_pow,
+        f"constant exponents: integers from 0 to 32, or 0.5, -0.5 and -1, {FITTED}",
+    ),
+    "RMSNormalization": Operator(normalise.lower_rms_normalization, CENTRED, 23),
+    "Reciprocal": Operator(function.lower_function, FITTED),
+    "ReduceL2": Operator(function.lower_reduce_l2, f"the axes are constant; the root {FITTED}"),
+    "ReduceMean": Operator(reduce.lower_reduce_mean, "the axes are constant"),
+    "ReduceSum": Operator(reduce.lower_reduce_sum, "the axes are constant"),
+    "ReduceSumSquare": Operator(function.lower_reduce_sum_square, "the axes are constant"),
+    "Relu": Operator(function.lower_function, FITTED),
+    "Reshape": Operator(move.lower_move, MOVED),
+    "Resize": Operator(
+        resize.lower_resize,
+        "nearest, linear and cubic, every transformation of coordinates; scales or sizes are "
+        "constant; align_corners and tf_crop_and_resize give whole lengths",
+        10,
+    ),
+    "ReverseSequence": Operator(move.lower_move, MOVED, 10),
+    "RotaryEmbedding": Operator(lower_by_columns, LINEAR, 23),
+    "STFT": Operator(lower_by_columns, LINEAR, 17),
+    "Scatter": Operator(move.lower_move, "the indices are constant", 9),
+    "ScatterElements": Operator(
+        move.lower_scatter, "replacing or adding; the indices are constant", 11
+    ),
+    "ScatterND": Operator(move.lower_scatter, "replacing or adding; the indices are constant", 11),
+    "Sigmoid": Operator(function.lower_function, FITTED),
+    "Slice": Operator(move.lower_move, MOVED),
+    "SpaceToDepth": Operator(move.lower_move),
+    "Split": Operator(move.lower_move, MOVED),
+    "Sqrt": Operator(function.lower_function, FITTED),
+    "Squeeze": Operator(move.lower_move, MOVED),
+    "Sub": Operator(elementwise.lower_sub),
+    "Sum": Operator(elementwise.lower_sum, "also with constants", 8),
+    "Tanh": Operator(function.lower_function, FITTED),
+    "Tile": Operator(move.lower_move, MOVED),
+    "Transpose": Operator(move.lower_move),
+    "Trilu": Operator(move.lower_move, MOVED, 14),
+    "Unsqueeze": Operator(move.lower_move, MOVED),
+    "Upsample": Operator(resize.lower_upsample, "nearest and linear; the scales are constant"),
+    "Where": Operator(move.lower_move, "the condition is constant", 9),
 }
+
+
+@dataclass(frozen=True)
+class OperatorEntry:
+    """A line of the table of operators.
+
+    Args:
+        name: the ONNX operator.
+        supported: whether it is compiled.
+        opset: the first version of the standard operator set in which it is; 0: in none.
+        text: what of it is compiled, or what to do instead.
+    """
+
+    name: str
+    supported: bool
+    opset: int
+    text: str
+
+
+def describe_operators() -> list[OperatorEntry]:
+    """The supported operators by name, then those that there is something to do instead of."""
+    supported = [
+        OperatorEntry(name, True, operator.since, operator.text)
+        for name, operator in sorted(OPERATORS.items())
+    ]
+    refused = sorted(SUGGESTIONS.keys() - OPERATORS.keys())
+    return supported + [OperatorEntry(name, False, 0, SUGGESTIONS[name]) for name in refused]
 
 
 def lower(call: NodeLowering) -> Sequence[Value]:
     """The node's outputs; its type must be in `OPERATORS`."""
-    result = OPERATORS[call.node.op_type](call)
+    kind, opset = call.node.op_type, call.opset
+    operator = OPERATORS[kind]
+    if not defs.has(kind, max_inclusive_version=opset):
+        raise UnsupportedNodeError(f"no operator of opset {opset}")
+    if opset < operator.since:
+        raise UnsupportedNodeError(f"supported from opset {operator.since} on, this is {opset}")
+    result = operator.lower(call)
     return result if isinstance(result, list) else [result]

@@ -89,21 +89,49 @@ def lower_neg(call: NodeLowering) -> Tensor:
     return _scaled(call, call.tensor(0), -1.0, 0.0)
 
 
+def lower_sum(call: NodeLowering) -> Tensor:
+    """The sum of any number of values."""
+    return _total(call, 1.0)
+
+
+def lower_mean(call: NodeLowering) -> Tensor:
+    """The mean of any number of values."""
+    return _total(call, 1.0 / len(call.inputs))
+
+
+def _total(call: NodeLowering, weight: float) -> Tensor:
+    values = [call.value(i) for i in range(len(call.inputs))]
+    shape = call.broadcast_shape(*(v.shape for v in values))
+    if shape is None:
+        call.invalid(f"shapes {[v.shape for v in values]} do not broadcast")
+    constants = [_doubles(v) for v in values if not isinstance(v, Tensor)]
+    tensors = [call.expanded(v, shape) for v in values if isinstance(v, Tensor)]
+    scaled = weight != 1.0 or bool(constants)
+    total = tensors[0]
+    for i, x in enumerate(tensors[1:], 2):
+        last = i == len(tensors) and not scaled
+        total = call.add_values(total, x, None if last else call.part(f"sum{i}"))
+    if not scaled:
+        return total
+    bias = weight * sum(constants, np.zeros(()))
+    return call.affine([(total, maps.scaling(shape, shape, weight))], shape, bias)
+
+
 def lower_pow(call: NodeLowering) -> Value:
-    """a ** n for one n: a positive integer, a square root or a reciprocal."""
+    """a ** n for a square root or a reciprocal, or elementwise for integers from 0 on."""
     if isinstance(call.value(1), Tensor):
         raise UnsupportedNodeError("Pow with an encrypted exponent")
-    x = call.tensor(0)
-    exponents = np.unique(call.weights(1, "exponent"))
-    if exponents.size != 1:
-        raise UnsupportedNodeError("Pow with several exponents")
-    exponent = float(exponents[0])
-    if exponent in ROOTS:
-        x = call.expanded(x, _shape(call))
-        return functions.apply_function(call, ROOTS[exponent], x)
-    if not (exponent.is_integer() and 1 <= exponent <= MAX_POWER):
-        raise UnsupportedNodeError(f"Pow with exponent {exponent:g}")
-    x = call.expanded(x, _shape(call))
-    if exponent == 1:
+    x = call.expanded(call.tensor(0), _shape(call))
+    exponents = call.weights(1, "exponent")
+    distinct = np.unique(exponents)
+    if distinct.size == 1 and (root := ROOTS.get(float(distinct[0]))):
+        return functions.apply_function(call, root, x)
+    for exponent in distinct:
+        if not (float(exponent).is_integer() and 0 <= exponent <= MAX_POWER):
+            raise UnsupportedNodeError(f"Pow with exponent {exponent:g}")
+    if not distinct.size or distinct[-1] == 0:
+        return np.ones(x.shape, np.float32)
+    if distinct.tolist() == [1]:
         return x
-    return call.polynomial(x, [0.0] * int(exponent) + [1.0])
+    exponents = maps.aligned(exponents, len(x.shape))
+    return call.polynomial(x, [exponents == d for d in range(int(distinct[-1]) + 1)])

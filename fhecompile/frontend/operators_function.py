@@ -28,7 +28,7 @@ from fhecompile.frontend.lowering import (
     UnsupportedNodeError,
     Value,
 )
-from fhecompile.frontend.operators_move import reduce_axes
+from fhecompile.frontend.operators_reduce import reduce_axes
 from fhecompile.functions.table import FUNCTIONS
 from fhecompile.ir.tensor import (
     Add,
@@ -161,10 +161,12 @@ def divide(call: NodeLowering, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
     return multiply(call, a, inverse, shape)
 
 
-def multiply(call: NodeLowering, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
+def multiply(
+    call: NodeLowering, a: Tensor, b: Tensor, shape: Shape, name: str | None = None
+) -> Tensor:
     """a * b, broadcast to `shape`."""
     a, b = (x if x.size == 1 else call.expanded(x, shape) for x in (a, b))
-    return call.multiply_values(a, b, shape)
+    return call.multiply_values(a, b, shape, name)
 
 
 def apply_function(call: NodeLowering, function: str, x: Tensor, name: str | None = None) -> Tensor:

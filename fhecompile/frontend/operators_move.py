@@ -1,50 +1,206 @@
-"""Operators that only move elements, and reductions.
+r"""Operators that only move elements: every element of the result is one of an operand, or zero.
 
-The element order of a moving operator is found by evaluating it on a tensor of positions. When the
-order is unchanged the result is the operand seen in another shape, and no node is made.
+What they do is not written here. Every element of the operands that are moved gets a number, from 1
+on, and the operator is evaluated on these numbers by ONNX's own reference: what comes out says
+where each element of the result is from, 0 being what the operator itself puts there. Numbers of an
+encrypted operand become a map, those of a constant one the bias. When one encrypted operand comes
+out in its own order, the result is that operand seen in another shape, and no node is made.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.frontend import maps
-from fhecompile.frontend.fold_constants import element_order
+from fhecompile.frontend.fold_constants import evaluate_node, input_names
 from fhecompile.frontend.lowering import (
     Constant,
     NodeLowering,
+    Shape,
     Tensor,
     UnsupportedNodeError,
     Value,
 )
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+# Which operands are moved; the others say how, and must be constant. Not listed: the first one.
+MOVED: dict[str, tuple[int, ...] | None] = {
+    "Concat": None,  # all
+    "Scatter": (0, 2),
+    "ScatterElements": (0, 2),
+    "ScatterND": (0, 2),
+    "Where": (1, 2),
+}
 
 
 def lower_move(call: NodeLowering) -> list[Value]:
-    """Reshape, Transpose, Slice, Split, Gather, Expand, ...: all but the first operand constant."""
-    x = call.tensor(0)
-    others: list[Constant | None] = [
-        call.constant(i, "parameter") if call.has_input(i) else None
-        for i in range(1, len(call.inputs))
-    ]
+    """The operators of the module's docstring, with any number of outputs."""
+    operands, numbered = _number_elements(call)
     results: list[Value] = []
-    for number, order in enumerate(element_order(call.node, call.opset, x.shape, others)):
-        if order.size == x.size and np.array_equal(order.ravel(), np.arange(x.size)):
-            results.append(Tensor(x.node, order.shape))
-            continue
-        if not order.size:  # nothing is left of it: a constant
-            results.append(np.zeros(order.shape, np.float32))
-            continue
-        name = call.node.outputs[number].name
-        mover = maps.gathering(order, x.size)
-        results.append(call.affine([(x, mover)], order.shape, name=name))
+    orders = evaluate_node(call.node, call.opset, numbered)
+    for output, order in zip(call.node.outputs, orders, strict=True):
+        results.append(_collect(call, str(output.name), order.astype(np.int64), operands))
     return results
+
+
+def lower_gather_elements(call: NodeLowering) -> Value:
+    """GatherElements; ONNX's reference refuses indices of fewer elements than the operand."""
+    x = call.tensor(0)
+    order = _named_elements(call, x.shape, call.constant(1, "indices"))
+    return _collect(call, str(call.node.outputs[0].name), order, [(0, x)])
+
+
+def _named_elements(call: NodeLowering, shape: Shape, indices: NDArray[Any]) -> NDArray[np.int64]:
+    """Positions in a tensor of `shape` that the indices name along the attribute `axis`."""
+    rank, axis = len(shape), call.attribute("axis", 0)
+    if len(indices.shape) != rank or not -rank <= axis < rank:
+        call.invalid(f"indices {indices.shape} along axis {axis} for an input {shape}")
+    axis %= rank
+    limits = [*indices.shape[:axis], shape[axis], *indices.shape[axis + 1 :]]
+    beyond = np.any(abs(indices + 0.5) > shape[axis])
+    if beyond or any(m > n for n, m in zip(shape, limits, strict=True)):
+        call.invalid(f"indices {indices.shape} beyond an input {shape}")
+    part = maps.positions(shape).astype(np.int64)[tuple(slice(n) for n in limits)]
+    return np.take_along_axis(part, indices.astype(np.int64), axis)
+
+
+def lower_scatter(call: NodeLowering) -> Value | list[Value]:
+    """ScatterElements and ScatterND: what is written replaces elements, or is added to them."""
+    reduction = call.attribute("reduction", "none")
+    if reduction == "none":
+        return lower_move(call)
+    if reduction != "add":
+        raise UnsupportedNodeError(f"reduction {reduction}")
+    data, updates = call.value(0), call.value(2)
+    indices = call.constant(1, "indices").astype(np.int64)
+    if call.node.op_type == "ScatterElements":
+        targets = _named_elements(call, data.shape, indices)
+    else:
+        limits = np.asarray(data.shape[: indices.shape[-1]])
+        if len(limits) < indices.shape[-1] or np.any(abs(indices + 0.5) > limits):
+            call.invalid(f"indices {indices.shape} beyond an input {data.shape}")
+        places = np.moveaxis(indices, -1, 0)
+        targets = maps.positions(data.shape).astype(np.int64)[tuple(places)]
+    if targets.shape != updates.shape:
+        call.invalid(f"updates {updates.shape} for {targets.shape} elements")
+    terms: list[tuple[Tensor, LinearMap]] = []
+    bias = np.zeros(data.shape)
+    if isinstance(data, Tensor):
+        terms.append((data, maps.scaling(data.shape, data.shape)))
+    else:
+        bias += np.asarray(data, np.float64)
+    if isinstance(updates, Tensor):
+        source = maps.positions(updates.shape)
+        terms.append((updates, maps.placing(targets, source, bias.size, updates.size)))
+    else:
+        np.add.at(bias.reshape(-1), targets.ravel(), np.asarray(updates, np.float64).ravel())
+    return call.affine(terms, data.shape, bias)
+
+
+def lower_pad(call: NodeLowering) -> Value:
+    """Pad of every mode; negative pads cut, and the padding value may be encrypted, too.
+
+    numpy pads the numbers of the elements: ONNX's reference does not know negative pads.
+    """
+    x = call.tensor(0)
+    rank = len(x.shape)
+    mode = call.attribute("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        call.invalid(f"mode {mode}")
+    by_attribute = "pads" in call.node.attributes
+    given = (
+        list(call.integers("pads", ()))
+        if by_attribute
+        else [int(n) for n in call.constant(1, "pads").ravel()]
+    )
+    fill: Value = np.asarray(call.attribute("value", 0.0)) if by_attribute else np.zeros(())
+    if call.has_input(2):
+        fill = call.value(2)
+    if fill.size != 1:
+        call.invalid(f"a padding value of shape {fill.shape}")
+    axes = call.axes(3, rank) or tuple(range(rank))
+    if len(given) != 2 * len(axes):
+        call.invalid(f"{len(given)} pads for {len(axes)} axes")
+    width = [(0, 0)] * rank
+    for i, a in enumerate(axes):
+        width[a] = (given[i], given[i + len(axes)])
+    shape = tuple(n + begin + end for n, (begin, end) in zip(x.shape, width, strict=True))
+    if min(shape, default=1) < 0:
+        call.invalid(f"pads {given} for an input {x.shape}")
+    maps.check_size(shape)
+    kept = tuple(
+        slice(max(0, -begin), n + min(0, end))
+        for n, (begin, end) in zip(x.shape, width, strict=True)
+    )
+    cut = maps.positions(x.shape).astype(np.int64)[kept]
+    added = [(max(0, begin), max(0, end)) for begin, end in width]
+    if mode == "constant":
+        order = np.pad(cut, added, constant_values=x.size)
+    else:
+        if not cut.size:
+            call.invalid(f"pads {given} for an input {x.shape}")
+        order = np.pad(cut, added, mode=mode)  # type: ignore[call-overload]
+    name = str(call.node.outputs[0].name)
+    return _collect(call, name, order, [(0, x), (x.size, fill)])
+
+
+def _number_elements(
+    call: NodeLowering,
+) -> tuple[list[tuple[int, Value]], list[Constant | None]]:
+    """The moved operands with the number of their first element, and what to evaluate on."""
+    moved = MOVED.get(call.node.op_type, (0,))
+    names = input_names(call.node.op_type, call.opset)
+    operands: list[tuple[int, Value]] = []
+    numbered: list[Constant | None] = []
+    first = 1
+    for i, value in enumerate(call.inputs):
+        if value is None:
+            numbered.append(None)
+        elif moved is None or i in moved:
+            operands.append((first, value))
+            numbered.append(maps.positions(value.shape).astype(np.int64) + first)
+            first += value.size
+        else:
+            numbered.append(call.constant(i, names[i] if i < len(names) else "parameter"))
+    return operands, numbered
+
+
+def _collect(
+    call: NodeLowering, name: str, order: NDArray[np.int64], operands: Sequence[tuple[int, Value]]
+) -> Value:
+    """The value whose elements have these numbers."""
+    terms: list[tuple[Tensor, LinearMap]] = []
+    bias = np.zeros(order.shape)
+    for first, value in operands:
+        source = order - first
+        inside = (source >= 0) & (source < value.size)
+        if isinstance(value, Tensor):
+            if order.size == value.size and np.array_equal(source.ravel(), np.arange(value.size)):
+                return Tensor(value.node, order.shape)
+            if inside.any():
+                terms.append((value, _mover(source, inside, value.size)))
+        else:
+            bias[inside] = np.asarray(value, np.float64).ravel()[source[inside]]
+    # Nothing encrypted may be left, as in an empty part of Split.
+    return call.affine(terms, order.shape, bias, name=name) if terms else bias.astype(np.float32)
+
+
+def _mover(source: NDArray[np.int64], inside: NDArray[np.bool_], in_size: int) -> LinearMap:
+    """y[j] = x[source[j]] where `inside`, else zero; within the box that holds what is inside."""
+    box = []
+    for axis in range(source.ndim):
+        others = tuple(a for a in range(source.ndim) if a != axis)
+        used = np.flatnonzero(inside.any(axis=others))
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    target = maps.positions(source.shape)[tuple(box)]
+    kept = np.where(inside, source, -1)[tuple(box)]
+    return maps.placing(target, kept, source.size, in_size)
 
 
 def lower_identity(call: NodeLowering) -> Value:
@@ -69,92 +225,9 @@ def lower_cast(call: NodeLowering) -> Value:
     return call.tensor(0)
 
 
-def lower_concat(call: NodeLowering) -> Tensor:
-    """Each operand is placed in its box of the result; constant operands go to the bias."""
-    values = [call.value(i) for i in range(len(call.inputs))]
-    rank = len(values[0].shape)
-    axis = call.attribute("axis", 0)
-    if not -rank <= axis < rank or any(
-        len(v.shape) != rank
-        or any(v.shape[a] != values[0].shape[a] for a in range(rank) if a != axis % rank)
-        for v in values
-    ):
-        call.invalid(f"shapes {[v.shape for v in values]} along axis {axis}")
-    axis %= rank
-    total = sum(v.shape[axis] for v in values)
-    shape = tuple(total if a == axis else n for a, n in enumerate(values[0].shape))
-    target = maps.positions(shape)
-    bias = np.zeros(shape)
-    operands: list[tuple[Tensor, LinearMap]] = []
-    start = 0
-    for value in values:
-        box = (slice(None),) * axis + (slice(start, start + value.shape[axis]),)
-        start += value.shape[axis]
-        if isinstance(value, Tensor):
-            if value.size:
-                source = maps.positions(value.shape)
-                mover = maps.placing(target[box], source, target.size, value.size)
-                operands.append((value, mover))
-        else:
-            bias[box] = value
-    return call.affine(operands, shape, bias)
-
-
-def lower_pad(call: NodeLowering) -> Value:
-    """Constant padding; negative pads cut, and a padding value that is not zero is a bias."""
-    x = call.tensor(0)
-    mode = call.attribute("mode", "constant")
-    if mode != "constant":
-        raise UnsupportedNodeError(f"Pad with mode {mode}")
-    rank = len(x.shape)
-    given = [int(n) for n in call.constant(1, "pads").ravel()]
-    fill = float(call.weights(2, "padding value").ravel()[0]) if call.has_input(2) else 0.0
-    axes = call.axes(3, rank) or tuple(range(rank))
-    if len(given) != 2 * len(axes):
-        call.invalid(f"{len(given)} pads for {len(axes)} axes")
-    begin, end = [0] * rank, [0] * rank
-    for i, a in enumerate(axes):
-        begin[a], end[a] = given[i], given[i + len(axes)]
-    shape = tuple(n + b + e for n, b, e in zip(x.shape, begin, end, strict=True))
-    if min(shape, default=1) < 0:
-        call.invalid(f"pads {given} for an input {x.shape}")
-    if shape == x.shape and not any(begin):
-        return x
-    kept = [(max(0, -b), n + min(0, e)) for n, b, e in zip(x.shape, begin, end, strict=True)]
-    source = maps.positions(x.shape)[tuple(slice(*k) for k in kept)]
-    box = tuple(slice(k + b, stop + b) for (k, stop), b in zip(kept, begin, strict=True))
-    target = maps.positions(shape)[box]
-    bias = np.full(shape, fill)
-    bias[box] = 0.0
-    mover = maps.placing(target, source, math.prod(shape), x.size)
-    return call.affine([(x, mover)], shape, bias)
-
-
-def lower_reduce_sum(call: NodeLowering) -> Value:
-    """The sum over axes."""
-    return reduce_axes(call, call.tensor(0), mean=False) or call.tensor(0)
-
-
-def lower_reduce_mean(call: NodeLowering) -> Value:
-    """The mean over axes."""
-    return reduce_axes(call, call.tensor(0), mean=True) or call.tensor(0)
-
-
-def reduce_axes(
-    call: NodeLowering, x: Tensor, *, mean: bool, name: str | None = None
-) -> Tensor | None:
-    """Sum or mean of x over the axes the node names; None when it is to reduce none."""
-    rank = len(x.shape)
-    axes: Sequence[int] = call.axes(1, rank) or ()
-    if not axes:
-        if call.attribute("noop_with_empty_axes", 0):
-            return None
-        axes = range(rank)
-    weight = 1.0 / math.prod(x.shape[a] for a in axes) if mean else 1.0
-    kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    shape = (
-        kept
-        if call.attribute("keepdims", 1)
-        else tuple(n for a, n in enumerate(x.shape) if a not in axes)
-    )
-    return call.affine([(x, maps.summing(x.shape, axes, weight))], shape, name=name)
+def lower_cast_like(call: NodeLowering) -> Value:
+    """Cast to the type of another value, which is a float when that is encrypted."""
+    like = call.value(1)
+    if not isinstance(like, Tensor) and like.dtype.kind != "f" and like.dtype.name != "bfloat16":
+        raise UnsupportedNodeError("CastLike to a type that is not a float")
+    return call.value(0)

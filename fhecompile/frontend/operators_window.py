@@ -1,10 +1,13 @@
-"""Conv, AveragePool, GlobalAveragePool.
+"""Conv, ConvTranspose, AveragePool, GlobalAveragePool.
 
 Convolution with G groups, x of shape (n, G*C, ..), kernel W of shape (G*O, C, k..):
 
     y[n, g, o, p] = sum over c, k of W[g, o, c, k] * x[n, g, c, p*stride + k*dilation - pad]
 
-is one term over the axes (n, g, o, c, k.., p..), whose values are the kernel, stored once.
+is one term over the axes (n, g, o, c, k.., p..), whose values are the kernel, stored once. The
+transposed one, W of shape (G*C, O, k..), exchanges the two indices: over (n, g, c, o, k.., p..)
+
+    y[n, g, o, p*stride + k*dilation - pad] += W[g, c, o, k] * x[n, g, c, p]
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 from fhecompile.ckks.linear_map import collapse
 from fhecompile.frontend import maps
 from fhecompile.frontend.lowering import NodeLowering, Tensor
-from fhecompile.frontend.windows import window_axes, window_sources
+from fhecompile.frontend.windows import transposed_axes, window_axes, window_sources
 
 
 def lower_conv(call: NodeLowering) -> Tensor:
@@ -47,6 +50,37 @@ def lower_conv(call: NodeLowering) -> Tensor:
     if bias.size != outputs:
         call.invalid(f"bias {bias.shape} for {outputs} output channels")
     return call.affine([(x, term)], (batch, outputs, *windows), bias.reshape(1, outputs, *ones))
+
+
+def lower_conv_transpose(call: NodeLowering) -> Tensor:
+    """ConvTranspose in any number of spatial axes; what falls into the padding is cut off."""
+    x = call.tensor(0)
+    kernel = call.weights(1, "kernel")
+    groups = call.attribute("group", 1)
+    fits = len(kernel.shape) == len(x.shape) >= 3 and kernel.size and groups > 0
+    if not fits or x.shape[1] != kernel.shape[0] or kernel.shape[0] % groups:
+        call.invalid(f"kernel {kernel.shape}, group {groups} for an input {x.shape}")
+    batch, channels, *sizes = x.shape
+    depth, outputs, *shape = channels // groups, *kernel.shape[1:]
+    if tuple(call.integers("kernel_shape", shape)) != tuple(shape):
+        call.invalid(f"kernel_shape does not fit the kernel {kernel.shape}")
+    axes = transposed_axes(call, sizes, shape)
+    ones = [1] * len(axes)
+    made = [axis.size for axis in axes]
+    planes = np.arange(batch * groups * outputs).reshape(batch, groups, 1, outputs)
+    full = (batch, groups * outputs, *made)
+    maps.check_size(full)
+    term = maps.single_term(
+        kernel.reshape(1, groups, depth, outputs, *shape, *ones),
+        window_sources(planes, axes),
+        maps.positions(x.shape).reshape(batch, groups, depth, 1, *ones, *sizes),
+        math.prod(full),
+        x.size,
+    )
+    bias = call.weights(2, "bias") if call.has_input(2) else np.zeros(groups * outputs)
+    if bias.size != groups * outputs:
+        call.invalid(f"bias {bias.shape} for {groups * outputs} output channels")
+    return call.affine([(x, term)], full, bias.reshape(1, groups * outputs, *ones))
 
 
 def lower_average_pool(call: NodeLowering) -> Tensor:

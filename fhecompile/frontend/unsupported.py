@@ -13,6 +13,13 @@ AFTER_DECRYPTION = (
     "take it off the exported model and apply it after decryption, or replace by a polynomial"
 )
 AVERAGE = "replace it by AveragePool and fine-tune"
+UNROLLED = "export the network with its steps and branches fixed, so that the loop is unrolled"
+RECURRENT = "export the network with its steps unrolled to Gemm, Sigmoid, Tanh and Mul"
+COMPARED = (
+    "encrypted values cannot be compared or rounded: apply it after decryption, or replace by a "
+    "polynomial"
+)
+FLOATING = "export the network in floating point, before it is quantised"
 GENERIC = "rewrite the network with supported operators, or take it off the exported model"
 
 SUGGESTIONS = {
@@ -36,6 +43,40 @@ SUGGESTIONS = {
         POLYNOMIAL,
     ),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool", "LpPool", "GlobalLpPool"), AVERAGE),
+    "LRN": "replace it by BatchNormalization and fine-tune",
+    **dict.fromkeys(("If", "Loop", "Scan"), UNROLLED),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), RECURRENT),
+    **dict.fromkeys(
+        (
+            "And",
+            "Ceil",
+            "Equal",
+            "Floor",
+            "Greater",
+            "GreaterOrEqual",
+            "Less",
+            "LessOrEqual",
+            "Mod",
+            "Not",
+            "Or",
+            "Round",
+            "Sign",
+            "Xor",
+        ),
+        COMPARED,
+    ),
+    **dict.fromkeys(
+        (
+            "ConvInteger",
+            "DequantizeLinear",
+            "DynamicQuantizeLinear",
+            "MatMulInteger",
+            "QLinearConv",
+            "QLinearMatMul",
+            "QuantizeLinear",
+        ),
+        FLOATING,
+    ),
     **dict.fromkeys(
         (
             "Softmax",
@@ -53,6 +94,7 @@ SUGGESTIONS = {
     "Pow": "use a small positive integer exponent, 0.5, -0.5 or -1",
     "MatMul": "multiply by constant weights; products of encrypted matrices are not compiled",
     "Gemm": "multiply by constant weights; products of encrypted matrices are not compiled",
+    "Einsum": "give one encrypted operand; products of encrypted matrices are not compiled",
 }
 
 

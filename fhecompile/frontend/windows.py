@@ -89,6 +89,46 @@ def window_axes(
     return axes
 
 
+def transposed_axes(
+    call: NodeLowering, sizes: Sequence[int], kernel: Sequence[int]
+) -> list[WindowAxis]:
+    """The axes of a ConvTranspose: those of the convolution from its result to its input.
+
+    A result is as long as all its windows together, less the padding, and `output_padding` longer;
+    where `output_shape` or SAME says how long, the padding is what is too much, the half that is
+    larger by one at the begin, but at the end with SAME_UPPER.
+    """
+    rank = len(sizes)
+    strides = call.integers("strides", [1] * rank)
+    dilations = call.integers("dilations", [1] * rank)
+    pads = call.integers("pads", [0] * (2 * rank))
+    extra = call.integers("output_padding", [0] * rank)
+    wanted = call.integers("output_shape", ())
+    auto_pad = call.attribute("auto_pad", "NOTSET")
+    lengths = {len(kernel), len(strides), len(dilations), len(extra), len(wanted) or rank}
+    if lengths != {rank} or len(pads) != 2 * rank:
+        call.invalid(f"kernel_shape, strides, dilations and pads do not fit {rank} spatial axes")
+    if min(*kernel, *strides, *dilations) < 1:
+        call.invalid("kernel_shape, strides and dilations must be positive")
+    axes = []
+    for a, size in enumerate(sizes):
+        full = (size - 1) * strides[a] + (kernel[a] - 1) * dilations[a] + 1 + extra[a]
+        begin, end = pads[a], pads[a + rank]
+        if auto_pad == "VALID":
+            begin = end = 0
+        same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
+        if wanted or same:
+            total = max(full - (wanted[a] if wanted else size * strides[a]), 0)
+            begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            end = total - begin
+        length = wanted[a] if wanted else full - begin - end
+        if length < 1:
+            call.invalid(f"pads {pads} leave nothing of an axis of {full} elements")
+        k, p = np.arange(kernel[a])[:, None], np.arange(size)[None, :]
+        axes.append(WindowAxis(length, begin, end, p * strides[a] + k * dilations[a] - begin))
+    return axes
+
+
 def window_sources(planes: NDArray[np.int64], axes: Sequence[WindowAxis]) -> NDArray[np.int32]:
     """Flat input index of (*planes, k_1.., p_1..), -1 in the padding.
 

@@ -36,6 +36,8 @@ class Relation:
 
 def relations(m: LinearMap, out_shape: Shape, in_shape: Shape) -> list[Relation]:
     """The relations of the first term that has any."""
+    if not out_shape or not in_shape:
+        return []
     for term in m.terms:
         found = _term_relations(term, out_shape, in_shape)
         if found:

@@ -209,6 +209,17 @@ def pass_list_table(passes: Iterable[tuple[str, str, str]]) -> Group:
     return titled_table("passes", ("pass", "options", "what it does"), rows=passes)
 
 
+def operator_table(operators: Iterable[tuple[str, int, str]]) -> Group:
+    """Compiled operators, the first opset and what of them is compiled."""
+    rows = [(name, str(opset), text) for name, opset, text in operators]
+    return titled_table("compiled", ("operator",), ("from opset",), ("of it",), rows)
+
+
+def refused_table(operators: Iterable[tuple[str, str]]) -> Group:
+    """Refused operators and what to do instead."""
+    return titled_table("refused", ("operator", "instead"), rows=operators)
+
+
 def titled_table(
     title: str,
     left: Sequence[str],

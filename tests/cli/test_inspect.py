@@ -1,4 +1,4 @@
-"""`fhecompile inspect`, `passes`, `--help` and `--version`."""
+"""`fhecompile inspect`, `passes`, `ops`, `--help` and `--version`."""
 
 from __future__ import annotations
 
@@ -163,6 +163,22 @@ def test_passes(call: Call) -> None:
     ).items()
     done = call("passes")
     assert "{samples=0}" in done.out and done.out.count("\n") > len(BUILT_IN)
+
+
+def test_operators(call: Call) -> None:
+    found = json.loads(call("ops", "--json").out)
+    assert {
+        "name": "Tile",
+        "supported": True,
+        "opset": 7,
+        "text": "the parameters are constant",
+    } in (found)
+    assert [e["text"] for e in found if e["name"] == "MaxPool"] == [
+        "replace it by AveragePool and fine-tune"
+    ]
+    done = call("ops")
+    assert done.out.startswith("compiled\n") and "\nrefused\n" in done.out
+    assert done.out.count("\n") > len(found)
 
 
 def test_version(call: Call) -> None:

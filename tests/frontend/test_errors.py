@@ -55,10 +55,10 @@ def test_not_onnx(tmp_path, content):
     )
 
 
-@pytest.mark.parametrize("opset", [12, 22])
+@pytest.mark.parametrize("opset", [6, 29])
 def test_opset(build, opset):
     assert text_of(build(node("Neg", ["x"]), {"x": (1,)}, opset=opset)) == (
-        f"model: the model uses opset {opset}, supported are 13 to 21 [opset-unsupported]\n"
+        f"model: the model uses opset {opset}, supported are 7 to 28 [opset-unsupported]\n"
         "  hint: export it again with opset_version=17"
     )
 
@@ -67,7 +67,7 @@ def test_no_standard_opset(build):
     model = onnx.load_model_from_string(build(node("Neg", ["x"]), {"x": (1,)}))
     model.opset_import[0].domain = "own"
     assert text_of(model.SerializeToString()) == (
-        "model: the model uses no standard operator set, supported are 13 to 21 "
+        "model: the model uses no standard operator set, supported are 7 to 28 "
         "[opset-unsupported]\n"
         "  hint: export it again with opset_version=17"
     )
@@ -87,7 +87,7 @@ def test_no_input(build):
 def test_input_not_float(build):
     blob = build(node("Identity", ["x"]), {"x": (1, 3)}, dtype=TensorProto.INT64)
     assert text_of(blob) == (
-        "model: input x has element type int64; only real numbers can be encrypted "
+        "model: input x has element type int64; only tensors of real numbers can be encrypted "
         "[input-not-float]\n"
         "  hint: export the network with a float32 input"
     )
@@ -310,9 +310,49 @@ def test_invalid_model(build):
             node("Pad", ["x", "a"]), (2, 3), {"a": [-2, 0, -1, 0]},
             "pads [-2, 0, -1, 0] for an input (2, 3)",
         ),
+        (node("Pad", ["x", "a"], mode="mirror"), (2, 3), {"a": [0] * 4}, "mode mirror"),
         (
-            node("Concat", ["x", "c"], axis=1), (2, 3), {"c": (3, 3)},
-            "shapes [(2, 3), (3, 3)] along axis 1",
+            node("Pad", ["x", "a"], mode="edge"), (2, 3), {"a": [-2, 0, 1, 0]},
+            "pads [-2, 0, 1, 0] for an input (2, 3)",
+        ),
+        (
+            node("GatherElements", ["x", "a"]), (2, 3), {"a": [[2]]},
+            "indices (1, 1) beyond an input (2, 3)",
+        ),
+        (
+            node("GatherElements", ["x", "a"]), (2, 3), {"a": [0]},
+            "indices (1,) along axis 0 for an input (2, 3)",
+        ),
+        (node("CumSum", ["x", "a"]), (2, 3), {"a": 2}, "axis 2 of a tensor of rank 2"),
+        (
+            node("ConvTranspose", ["x", "c"]), (1, 3, 4), {"c": (2, 3, 1)},
+            "kernel (2, 3, 1), group 1 for an input (1, 3, 4)",
+        ),
+        (
+            node("ConvTranspose", ["x", "c"], pads=[3, 2]), (1, 2, 4), {"c": (2, 3, 2)},
+            "pads (3, 2) leave nothing of an axis of 5 elements",
+        ),
+        (
+            node("Einsum", ["x", "c"], equation="ij,kj->ik"), (2, 3), {"c": (4, 2)},
+            "axes of 3 and 2 elements have the same letter",
+        ),
+        (
+            node("Einsum", ["x"], equation="ij->ik"), (2, 3), {}, "equation ij->ik",
+        ),
+        (
+            node("Einsum", ["x"], equation="ijk"), (2, 3), {},
+            "equation ijk for operands of shape [(2, 3)]",
+        ),
+        (
+            node("Resize", ["x", "", "f"]), (2, 3), {"f": (3,)},
+            "scales [1.0, 1.0, 1.0] and sizes [] for 2 axes",
+        ),
+        (
+            node("Resize", ["x", "", "f"], mode="lanczos"), (2, 3), {"f": (2,)}, "mode lanczos",
+        ),
+        (
+            node("Sum", ["x", "c"]), (2, 3), {"c": (2,)},
+            "shapes [(2, 3), (2,)] do not broadcast",
         ),
     ],
 )  # fmt: skip
@@ -385,7 +425,9 @@ BN = {n: np.ones(2) for n in "sbmv"}
 FLOATS = {
     "c": np.ones((1, 2, 3)),
     "p": np.array([0, 0, 1, 0, 0, 1]),
-    "e": np.array([2.0, 3.0, 4.0]),
+    "minus": np.array([2.0, -2.0, 4.0]),
+    "n": np.array([[0]]),
+    "s": np.array([1.0, 1.0, 1.5]),
 }
 
 
@@ -396,15 +438,24 @@ FLOATS = {
         (node("Conv", ["c", "x"]), "constant input beside an encrypted operand"),
         (node("Gemm", ["x", "x"]), "Gemm of two ciphertexts"),
         (node("Pow", ["c", "x"]), "Pow with an encrypted exponent"),
-        (node("Pow", ["x", "e"]), "Pow with several exponents"),
+        (node("Pow", ["x", "minus"]), "Pow with exponent -2"),
         (node("LpNormalization", ["x"], p=1), "LpNormalization with p = 1"),
         (node("ReduceL2", ["x"], noop_with_empty_axes=1), "no axes to reduce"),
         (node("Max", ["x", "x"]), "Max of other than a value and a number"),
         (node("Max", ["x", "c"]), "Max of other than a value and a number"),
-        (node("Pad", ["x", "p"], mode="reflect"), "Pad with mode reflect"),
+        (node("Pad", ["c", "p", "x"]), "constant input beside an encrypted operand"),
         (node("Cast", ["x"], to=TensorProto.INT32), "Cast to a type that is not a float"),
-        (node("Gather", ["c", "x"]), "constant input beside an encrypted operand"),
-        (node("Expand", ["x", "x"]), "encrypted parameter"),
+        (node("Gather", ["c", "x"]), "encrypted indices"),
+        (node("Expand", ["x", "x"]), "encrypted shape"),
+        (node("Where", ["x", "x", "c"]), "encrypted condition"),
+        (node("Einsum", ["x", "x"], equation="abc,abc->a"), "Einsum of several ciphertexts"),
+        (node("ScatterND", ["x", "n", "x"], reduction="mul"), "reduction mul"),
+        (node("LayerNormalization", ["x", "x"]), "encrypted scale"),
+        (node("RMSNormalization", ["x"]), "no operator of opset 17"),
+        (
+            node("Resize", ["x", "", "s"], coordinate_transformation_mode="align_corners"),
+            "align_corners with a scale that gives 4.5 elements",
+        ),
         (node("BatchNormalization", ["x", *BN], training_mode=1), "training mode"),
         (node("BatchNormalization", ["x", "x", *list(BN)[1:]]), "encrypted scale"),
         (node("Dropout", ["x", "", "on"]), "training mode"),
@@ -432,6 +483,26 @@ def test_a_reshape_that_does_not_fit(build):
     assert text_of(blob).splitlines()[1] == (
         "  1 x Reshape: cannot be evaluated: cannot reshape array of size 6 into shape (4,) (y) "
         "[unsupported-operators]"
+    )
+
+
+def test_operands_that_do_not_fit(build):
+    blob = build(node("Concat", ["x", "c"], axis=1), {"x": (2, 3)}, {"c": np.ones((3, 3))})
+    assert text_of(blob).startswith(
+        "model: 1 node cannot be compiled:\n  1 x Concat: cannot be evaluated: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "reason"),
+    [
+        ("Clip", 10, "supported from opset 11 on, this is 10"),
+        ("Gelu", 19, "no operator of opset 19"),
+    ],
+)
+def test_an_operator_of_another_opset(build, op, opset, reason):
+    assert text_of(build(node(op, ["x"]), {"x": (2, 3)}, opset=opset)).splitlines()[1] == (
+        f"  1 x {op}: {reason} (y) [unsupported-operators]"
     )
 
 

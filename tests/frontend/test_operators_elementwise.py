@@ -95,6 +95,42 @@ def test_pow_one_is_the_value(agrees):
     assert [n.op for n in agrees(node, {"x": (1, 3)}, {"p": 1.0})] == ["input", "output"]
 
 
+@pytest.mark.parametrize("exponents", [[0.0, 1.0, 3.0], [[2.0], [5.0]], [[0.0], [1.0]]])
+def test_pow_of_several_integers(agrees, exponents):
+    node = helper.make_node("Pow", ["x", "p"], ["y"])
+    graph = agrees(node, {"x": (2, 1, 3)}, {"p": exponents})
+    assert graph["y"].degree == np.max(exponents)
+
+
+def test_pow_zero_is_one(agrees):
+    nodes = [
+        helper.make_node("Pow", ["x", "p"], ["one"]),
+        helper.make_node("Add", ["x", "one"], ["y"]),
+    ]
+    agrees(nodes, {"x": (2, 3)}, {"p": 0.0})
+
+
+@pytest.mark.parametrize("op", ["Sum", "Mean"])
+@pytest.mark.parametrize(
+    "shapes", [[(2, 3)], [(2, 3), (3,)], [(2, 1), (1, 3), ()], [(1,), (2, 3), (2, 3), (1, 3)]]
+)
+def test_any_number_of_values(agrees, op, shapes):
+    names = "abcd"[: len(shapes)]
+    node = helper.make_node(op, list(names), ["y"])
+    agrees(node, dict(zip(names, shapes, strict=True)))
+    for constant in range(1, len(shapes)):
+        constants = {n: RANDOM.normal(size=s) for n, s in zip(names, shapes, strict=True)}
+        values = {n: constants.pop(n).shape for n in names[:constant]}
+        agrees(node, values, constants)
+
+
+def test_a_sum_is_additions(agrees):
+    node = helper.make_node("Sum", ["a", "b", "c"], ["y"])
+    graph = agrees(node, dict.fromkeys("abc", (2, 3)))
+    assert [n.name for n in graph] == ["a", "b", "c", "y.sum2", "y", "y.output"]
+    assert {n.op for n in graph} == {"input", "add", "output"}
+
+
 def test_neg(agrees):
     graph = agrees(helper.make_node("Neg", ["x"], ["y"]), {"x": (1, 3, 2)})
     assert graph["y"].maps[0].terms[0].values.size == 1

@@ -124,6 +124,13 @@ def test_no_relation(m: LinearMap, out_shape: tuple[int, ...], in_shape: tuple[i
     assert relations(m, out_shape, in_shape) == []
 
 
+def test_a_value_without_axes_has_no_relation() -> None:
+    one = LinearMap(
+        (LinearTerm(np.ones(1), np.arange(3, dtype=np.int32), np.zeros(3, np.int32)),), 3, 1
+    )
+    assert relations(one, (3,), ()) == relations(one, (3,), (1,)) == []
+
+
 def test_flattening_keeps_the_last_axis_only_where_it_is_one_axis() -> None:
     """A flat selection does not say what its axes were; along its one axis only `identity` moves
     by one step of one axis everywhere."""
