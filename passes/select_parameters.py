@@ -6,12 +6,11 @@ scale 2^s0. Errors are small, so that they scale linearly and add up as independ
 
     error(s, a)^2 = (A 2^(a0 - a))^2 + (B 2^(s0 - s))^2.
 
-For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2; a few bits
-beside it (`SHIFTS`) may save a prime. Rescaling primes have `prime_bits` = 59 bits (whole machine
-words). Of all splits with which the promise of `precision_bits` is kept, 4 error(s, a) + what
-fitted functions change at most 2^-precision_bits of the largest output, the one with the fewest
-primes wins, and of those the most precise. A and B are evaluated once: the first grows with
-sqrt(N), the second with N.
+For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Rescaling
+primes have `prime_bits` = 59 bits (whole machine words). Of all totals with which the promise of
+`precision_bits` is kept, 4 error(s, a) + what fitted functions change at most 2^-precision_bits of
+the largest output, the one with the fewest primes wins, and of those the most precise. A and B are
+evaluated once: the first grows with sqrt(N), the second with N.
 
 Of the secure ring dimensions and numbers of digits those with the least predicted time are taken
 (`fhecompile.ir.work_model`). More digits mean fewer special primes but bigger keys, so that one
@@ -22,7 +21,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import ClassVar
 
 from fhecompile.ckks.gallery import TEMPLATE_BITS
@@ -43,7 +41,6 @@ from passes.fit_functions import ApproximationError
 from passes.infer_ranges import Calibration, Ranges
 
 MIN_SCALE_BITS = 15
-SHIFTS = (0, -2, -4, -6, 2, 4)  # bits that activations get from constants
 DIGIT_WORTH = 0.02
 
 
@@ -218,16 +215,12 @@ class SelectParameters(Pass):
             s, a = measured.best_split(n, total)
             if fixed:
                 s, a = self.activation_bits, self.constant_bits
-            if PEAK_TO_RMS * measured.error(n, s, a) + changed > promised and not fixed:
+            error = measured.error(n, s, a)
+            if PEAK_TO_RMS * error + changed > promised and not fixed:
                 continue
             fewest = self.prime_bits * len(program.graph.nodes)
-            for shift, bump in product(
-                SHIFTS[:1] if fixed else SHIFTS, range(0, self.prime_bits, 3)
-            ):
-                policy = ScalePolicy(s + shift, a - shift, self.prime_bits, float(bump))
-                error = measured.error(n, policy.activation_bits, policy.constant_bits)
-                if PEAK_TO_RMS * error + changed > promised and not fixed:
-                    continue
+            for bump in range(0, self.prime_bits, 3):
+                policy = ScalePolicy(s, a, self.prime_bits, float(bump))
                 scales = plan_scales(program.graph, policy)
                 levels = scales.levels(largest, FIRST_PRIME_BITS)
                 if program.options.match == "gallery":

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from fhecompile.plan import Plan
 from runtime.inputs import RANGE_MARGIN
 
+# What changes no value, but where it is or at which level.
+MOVES = ("rotate", "rotate_hoisted", "hoist", "conjugate", "drop_level", "keep_even")
+
 
 class RangeWatch:
     """Collects the largest magnitude that leaves each layer; may be used by several threads."""
@@ -30,12 +33,20 @@ class RangeWatch:
         for info in operations:
             before = [filled[operations[i].layer] for i in info.inputs]
             filled.setdefault(info.layer, any(before))
+        moved: set[int] = set()  # values of layers before, which layers may share
+        for number, info in enumerate(operations):
+            outside = all(operations[i].layer != info.layer or i in moved for i in info.inputs)
+            if info.op in MOVES and outside:
+                moved.add(number)
         self._leaving = {
             number: layer
             for info in operations
             for number in info.inputs
             for layer in [operations[number].layer]
-            if layer != info.layer and self._layers[layer].op == "affine" and not filled[layer]
+            if layer != info.layer
+            and number not in moved
+            and self._layers[layer].op == "affine"
+            and not filled[layer]
         }
 
     def clear(self) -> None:

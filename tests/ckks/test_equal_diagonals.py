@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhecompile.ckks.diagonals import Diagonal, DiagonalMap, Packing
-from fhecompile.ckks.equal_diagonals import first_equals, repeats, shared_digits
+from fhecompile.ckks.equal_diagonals import (
+    first_equals,
+    group_accumulators,
+    repeats,
+    shared_digits,
+)
 from fhecompile.ckks.layout import Digit, Layout
 from fhecompile.ckks.linear_map import LinearMap, add, compose, dense, diagonal, selection, stack
 
@@ -117,3 +122,38 @@ def test_maps_that_repeat(m: LinearMap, expected: bool) -> None:
 def test_one_sample_repeats_nothing() -> None:
     assert not repeats(random_dense(4, 4), 1)
     assert not repeats(random_dense(3, 4), 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "packing", "expected"),
+    [
+        ("alone", "real", [[0, 1]]),
+        ("alone", "pair", [[0]]),
+        ("inner", "real", [[0, 1], [2, 3]]),
+        ("outer", "real", [[0, 2], [1, 3]]),
+        ("outer", "pair", [[0, 1]]),
+    ],
+)
+def test_accumulators_with_equal_diagonals(
+    target: str, packing: Packing, expected: list[list[int]]
+) -> None:
+    layouts = {
+        "alone": samples_apart(2, 8),
+        "outer": samples_apart(2, 16, stride=2, rest=1),
+        "inner": samples_apart(2, 16, stride=1, rest=2),
+    }
+    source, after = layouts["alone"], layouts[target]
+    m = stack([random_dense(after.size // 2, 8)] * 2, shared_input=False)
+    dm = DiagonalMap(m, source, after, packing)
+    assert group_accumulators(dm) == expected
+    firsts = first_equals(dm.offsets, shared_digits(source, after, packing), packing)
+    alike = {
+        row[0]: first[0] for row, first in zip(dm.offsets.tolist(), firsts.tolist(), strict=True)
+    }
+    assert all(len({alike[a] for a in group}) == 1 for group in expected)
+
+
+def test_accumulators_of_other_maps_stand_alone() -> None:
+    layout = samples_apart(2, 8)
+    dm = DiagonalMap(random_dense(16, 16), layout, layout, "real")
+    assert group_accumulators(dm) == [[0], [1]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import runtime
 from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
-from fhecompile.ir.evaluate import evaluate
+from fhecompile.ir.evaluate import evaluate, walk
 from fhecompile.ir.tensor import Function, TensorGraph, verify
 from fhecompile.plan import Plan
 from passes.infer_ranges import Calibration
@@ -128,6 +128,23 @@ def test_a_template_is_of_length_one(unit: bool) -> None:
     found = evaluate(after, {"x": x})["template"]
     expected = e / np.linalg.norm(e, axis=-1, keepdims=True)
     assert np.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [0.05, 1.0, 300.0])
+@pytest.mark.parametrize("match", ["cosine", "gallery"])
+def test_long_and_short_embeddings_are_compared_at_length_about_one(
+    match: str, size: float
+) -> None:
+    """Beside values far from one the noise of ciphertexts is large."""
+    network = embeddings()
+    graph = network.graph(network.op("Mul", "y", np.float32(size)))
+    after = run_pass(MatchEmbeddings(), graph, Calibration({"x": samples(5)}), match=match).program
+    inputs = after.facts[Calibration].inputs
+    for node, value in walk(after.graph, inputs):
+        if isinstance(node, Function):
+            assert value.min() > 0.5 and value.max() < 2.0
+        if node.name.endswith(".length"):
+            assert value.min() > 0.25 and value.max() < 4.0
 
 
 def test_a_template_is_a_vector() -> None:
