@@ -33,7 +33,7 @@ PLAN = compile(
     network().model("y"),  # type: ignore[arg-type]
     calibration=FACES,
     match="gallery",
-    precision_bits=12,
+    precision_bits=16,
     ring_dimension=512,
     insecure_toy=True,
 )

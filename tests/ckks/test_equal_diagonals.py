@@ -80,6 +80,8 @@ def test_samples_in_slots_share_nothing() -> None:
     assert shared_digits(apart, together, "real") == []
     assert shared_digits(together, together, "real") == []
     assert shared_digits(apart, samples_apart(4, 8), "real") == []
+    scalar = Layout((), SLOTS, 1, ())
+    assert shared_digits(scalar, scalar, "real") == []
 
 
 @pytest.mark.parametrize(
