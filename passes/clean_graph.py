@@ -79,7 +79,8 @@ def _key(node: Node) -> tuple[object, ...] | None:
             c = node.coefficients
             return ("poly", node.inputs, node.shape, c.shape, c.tobytes())
         case Function():
-            return ("function", node.inputs, node.shape, node.function)
+            share = (node.share.shape, node.share.tobytes())
+            return ("function", node.inputs, node.shape, node.function, share)
         case Mul():
             return ("mul", tuple(sorted(node.inputs)), node.shape)
     return (node.op, tuple(sorted(node.inputs)), node.shape)

@@ -10,6 +10,9 @@ of a degree of 2, 3, 5, 7 or 15. These are the degrees that fill their depth of 
 of the two with depth 3, degree 5 has one product less. c and r go into the linear map that makes x
 where nothing else reads it. Ranges are measured again in the end.
 
+Where the function is a polynomial on all of [min x, max x] as measured, that is taken, whatever its
+degree: relu of what is never negative on the calibration data is x, without depth or error.
+
 All polynomials together may change no output of any calibration sample by more than
 
     FITTED_SHARE 2^-precision_bits (largest output),
@@ -35,8 +38,8 @@ import numpy as np
 from fhecompile.ckks import linear_map
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.degrees import Choice, chain_of_choices
-from fhecompile.functions.minimax import FittedPolynomial, fit_minimax
-from fhecompile.functions.table import FUNCTIONS, ElementwiseFunction
+from fhecompile.functions.minimax import FittedPolynomial, exact_polynomial, fit_minimax
+from fhecompile.functions.table import ElementwiseFunction, function_named
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Affine, Function, Node, Poly, node_depth
@@ -110,7 +113,7 @@ class FitFunctions(Pass):
                 operand = centred.name
             poly = _poly(node, operand, fitted)
             nodes[node.name] = poly
-            f = FUNCTIONS[node.function]
+            f = function_named(node.function)
             remarks.append(
                 f"{node.name}: {f.name} on {_span(fitted)} by degree {fitted.degree}, "
                 f"depth {node_depth(poly)}, {_measure(f)} {fitted.error:.2g}"
@@ -129,9 +132,11 @@ class FitFunctions(Pass):
 
     def candidates(self, node: Function, ranges: Ranges) -> list[FittedPolynomial]:
         """The polynomials of all degrees allowed, for the range that was measured."""
-        f, operand = FUNCTIONS[node.function], node.inputs[0]
+        f, operand = function_named(node.function), node.inputs[0]
         low, high = ranges.low[operand], ranges.high[operand]
         unit, interval = f.unit(low, high), self.interval(f, low, high)
+        if piece := f.piece_of(low, high):
+            return [exact_polynomial(piece.coefficients, *interval, unit)]
         return [fit_minimax(f, *interval, d, unit) for d in DEGREES if d <= self.degree]
 
 
@@ -199,7 +204,7 @@ class _Search:
         changed = max(self.measured.together(best), *alone.values())
         first, *others = sorted(alone, key=lambda name: -alone[name])
         node, fitted = self.functions[first], best[first]
-        f, degree = FUNCTIONS[node.function], self.options.degree
+        f, degree = function_named(node.function), self.options.degree
         text = (
             f"with a polynomial of degree {max(d for d in DEGREES if d <= degree)} for {f.name} on "
             f"{_span(fitted)} the outputs change by {alone[first]:.2g}"
@@ -244,12 +249,15 @@ class _Search:
 
 def _poly(node: Function, operand: str, fitted: FittedPolynomial) -> Poly:
     """The node with the polynomial of the centred operand."""
+    own = fitted.coefficients.reshape(-1, *(1,) * len(node.shape))
+    x = np.zeros_like(own)
+    x[0], x[1] = fitted.centre, fitted.radius
     return Poly(
         name=node.name,
         inputs=(operand,),
         shape=node.shape,
         source=node.source,
-        coefficients=fitted.coefficients.reshape(-1, *(1,) * len(node.shape)),
+        coefficients=own if node.is_whole() else x + node.share * (own - x),
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import FheCompileError
-from fhecompile.functions.table import FUNCTIONS
+from fhecompile.functions.table import function_named
 from fhecompile.ir.evaluate import walk
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Affine, Function, Node, Output, TensorGraph
@@ -119,7 +119,7 @@ def spread_samples(total: int, most: int) -> NDArray[np.intp]:
 
 
 def _check_domain(node: Function, low: float, high: float, calibration: Calibration) -> None:
-    f = FUNCTIONS[node.function]
+    f = function_named(node.function)
     if f.domain_of(low, high):
         return
     hint = "take out samples that are empty or unlike those the network was trained on"

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks import linear_map
-from fhecompile.ckks.linear_map import LinearMap
+from fhecompile.ckks.linear_map import LinearMap, collapse
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import (
     Add,
@@ -83,7 +83,7 @@ def _colour(node: Node, colours: dict[str, Hashable]) -> Hashable:
         case Poly():
             return hash(("poly", node.shape, node.coefficients.shape, operands))
         case Function():
-            return hash(("function", node.shape, node.function, operands))
+            return hash(("function", node.shape, node.function, node.share.shape, operands))
         case Mul() | Add():
             return hash((node.op, node.shape, operands))
     return node.name
@@ -263,6 +263,11 @@ def _packed(graph: TensorGraph, group: Group, where: dict[str, tuple[Group, int]
                 axis=1,
             )
             return replace(first, inputs=inputs, shape=shape, source=source, coefficients=stacked)
+        case Function():
+            rank = len(first.shape)
+            shares = [_with_rank(m.share, rank) for m in members if isinstance(m, Function)]
+            share = collapse(np.stack(shares))
+            return replace(first, inputs=inputs, shape=shape, source=source, share=share)
     return replace(first, inputs=inputs, shape=shape, source=source)
 
 

@@ -157,6 +157,57 @@ def test_activations(kind: str) -> None:
     assert len(remarks(done)) == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "constants", "attributes", "bits"),
+    [
+        ("PRelu", (np.linspace(-0.25, 0.75, 8),), {}, 3.0),
+        ("LeakyRelu", (), {"alpha": 0.1}, 3.0),
+        ("Clip", (np.float32(-0.5), np.float32(0.75)), {}, 4.0),
+        ("HardSigmoid", (), {"alpha": 0.6}, 4.0),
+        ("HardSwish", (), {}, 12.0),  # as a quadratic: nothing comes near its kinks
+        ("Elu", (), {"alpha": 0.5}, 5.0),
+        ("Softplus", (), {}, 8.0),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_activations_with_kinks(
+    kind: str,
+    constants: tuple[FloatArray, ...],
+    attributes: dict[str, float],
+    bits: float,
+    batch: int,
+) -> None:
+    random = np.random.default_rng(6)
+    net = Network(x=(1, FEATURES))
+    h = net.op("Gemm", "x", random.normal(size=(8, FEATURES)) / 4, transB=1)
+    h = net.op(kind, h, *constants, **attributes)
+    net.op("Gemm", h, random.normal(size=(5, 8)) / 3, random.normal(size=5), transB=1, name="y")
+    model, x = net.model("y"), samples()
+    done = compiled(model, batch=batch, precision_bits=bits)
+    expected = run_reference_samples(model, {"x": x.astype(np.float32)})["y"]
+    largest = np.abs(expected).max()
+    for mode, allowed in (("clear", 0.75 * 2.0**-bits + 1e-6), ("simulate", 2.0**-bits + 1e-6)):
+        found = runtime.run(done.plan, x, mode)["y"].reshape(expected.shape)  # type: ignore[arg-type]
+        assert np.abs(found - expected).max() <= allowed * largest
+
+
+def test_clamps_that_are_never_reached_cost_nothing() -> None:
+    depths = []
+    for clamp in (None, "Clip", "Relu"):
+        net = Network(x=(1, FEATURES))
+        h = net.op("Gemm", "x", np.full((8, FEATURES), 0.02), np.full(8, 1.0), transB=1)
+        if clamp:
+            h = net.op(clamp, h, *(np.float32(b) for b in ((0, 6) if clamp == "Clip" else ())))
+        net.op("Gemm", h, np.full((5, 8), 0.25), transB=1, name="y")
+        model = net.model("y")
+        plan = compiled(model, precision_bits=12.0).plan
+        depths.append(plan.program.prediction.multiplicative_depth)
+        expected = evaluate(import_model(model).graph, {"x": samples()})["y"]
+        found = runtime.run(plan, samples(), "clear")["y"].reshape(expected.shape)
+        assert np.abs(found - expected).max() <= 2.0**-16
+    assert depths[0] <= depths[1] == depths[2] == 2
+
+
 def test_encrypted() -> None:
     pytest.importorskip("openfhe", reason="OpenFHE is not installed")
     model = embedding("normalize")

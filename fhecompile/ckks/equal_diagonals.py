@@ -66,7 +66,7 @@ def shared_digits(source: Layout, target: Layout, packing: Packing) -> list[tupl
 
     The samples of two accumulators that are packed as one pair are not told apart by accumulators.
     """
-    if not source.shape or source.shape[:1] != target.shape[:1]:
+    if source.shape[:1] != target.shape[:1]:  # of a single number it is empty
         return []
     ends = {(d.divisor, d.radix): d for d in target.digits if _numbers_samples(d)}
     found = [

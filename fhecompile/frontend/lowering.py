@@ -292,8 +292,13 @@ class NodeLowering:
             Mul(name=self._name(name), inputs=nodes, shape=shape, source=self.place)
         )
 
-    def function(self, function: str, x: Tensor, name: str | None = None) -> Tensor:
-        """Adds y = f(x) for a function of `fhecompile.functions.table`."""
+    def function(
+        self, function: str, x: Tensor, name: str | None = None, share: FloatArray | float = 1.0
+    ) -> Tensor:
+        """Adds y = x + share (f(x) - x) for a function of `fhecompile.functions.table`.
+
+        `share` broadcasts to x.
+        """
         node = self.builder.node_in_shape(x, self.place)
         return self.builder.add(
             Function(
@@ -302,6 +307,7 @@ class NodeLowering:
                 shape=x.shape,
                 source=self.place,
                 function=function,
+                share=collapse(np.asarray(share, np.float64)),
             )
         )
 

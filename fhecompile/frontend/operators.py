@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx import defs
 
+from fhecompile.frontend import operators_activation as activation
 from fhecompile.frontend import operators_elementwise as elementwise
 from fhecompile.frontend import operators_function as function
 from fhecompile.frontend import operators_matrix as matrix
@@ -42,9 +43,11 @@ class Operator:
 MOVED = "the parameters are constant"
 LINEAR = f"where it is linear in the one encrypted operand, by at most {MAX_ENTRIES} weights"
 FITTED = "by a polynomial on the calibrated range"
+CLAMPED = f"{FITTED}; a clamp below 1e-6 of what is never negative is dropped"
 CENTRED = f"the inverse root {FITTED}; scale and shift are constant"
 
 OPERATORS: dict[str, Operator] = {
+    "Abs": Operator(function.lower_function, FITTED),
     "Add": Operator(elementwise.lower_add),
     "AffineGrid": Operator(lower_by_columns, LINEAR, 20),
     "AveragePool": Operator(window.lower_average_pool),
@@ -54,11 +57,8 @@ OPERATORS: dict[str, Operator] = {
     "Cast": Operator(move.lower_cast, "to a float type"),
     "CastLike": Operator(move.lower_cast_like, "to a float type", 15),
     "CenterCropPad": Operator(move.lower_move, MOVED, 18),
-    "Clip": Operator(
-        function.lower_clip,
-        f"as relu, {FITTED}; a clamp below 1e-6 of what is never negative is dropped",
-        11,
-    ),
+    "Celu": Operator(activation.lower_celu, FITTED, 12),
+    "Clip": Operator(activation.lower_clip, f"the bounds are constant; {CLAMPED}"),
     "Col2Im": Operator(lower_by_columns, LINEAR, 18),
     "Compress": Operator(move.lower_move, MOVED, 9),
     "Concat": Operator(move.lower_move, "also with constants"),
@@ -73,6 +73,7 @@ OPERATORS: dict[str, Operator] = {
     "Div": Operator(elementwise.lower_div, f"by an encrypted value: its reciprocal {FITTED}"),
     "Dropout": Operator(move.lower_dropout, "in inference"),
     "Einsum": Operator(lower_einsum, "one operand is encrypted, the others are constant", 12),
+    "Elu": Operator(activation.lower_elu, FITTED),
     "Erf": Operator(function.lower_function, FITTED, 9),
     "Exp": Operator(function.lower_function, FITTED),
     "Expand": Operator(move.lower_move, MOVED, 8),
@@ -80,29 +81,31 @@ OPERATORS: dict[str, Operator] = {
     "Gather": Operator(move.lower_move, MOVED),
     "GatherElements": Operator(move.lower_gather_elements, MOVED, 11),
     "GatherND": Operator(move.lower_move, MOVED, 11),
-    "Gelu": Operator(function.lower_gelu, FITTED, 20),
+    "Gelu": Operator(activation.lower_gelu, FITTED, 20),
     "Gemm": Operator(matrix.lower_gemm, "A or B is constant; C may be encrypted"),
     "GlobalAveragePool": Operator(window.lower_global_average_pool),
     "GroupNormalization": Operator(normalise.lower_group_normalization, CENTRED, 18),
     "GridSample": Operator(lower_by_columns, f"{LINEAR}; cubic not with border", 16),
+    "HardSigmoid": Operator(activation.lower_hard_sigmoid, FITTED),
+    "HardSwish": Operator(function.lower_function, FITTED, 14),
     "Identity": Operator(move.lower_identity),
     "InstanceNormalization": Operator(normalise.lower_instance_normalization, CENTRED),
     "LayerNormalization": Operator(normalise.lower_layer_normalization, CENTRED, 17),
+    "LeakyRelu": Operator(activation.lower_leaky_relu, FITTED),
+    "Log": Operator(function.lower_function, FITTED),
     "LpNormalization": Operator(function.lower_lp_normalization, f"p = 2; {CENTRED[:16]} {FITTED}"),
     "MatMul": Operator(matrix.lower_matmul, "one operand is constant"),
-    "Max": Operator(
-        function.lower_max,
-        f"of a value and a number: as relu, {FITTED}; a clamp below 1e-6 of what is never "
-        "negative is dropped",
-        8,
-    ),
+    "Max": Operator(activation.lower_max, f"of a value and a number: {CLAMPED}", 8),
     "MaxUnpool": Operator(lower_by_columns, LINEAR, 9),
     "Mean": Operator(elementwise.lower_mean, "also with constants", 8),
     "MeanVarianceNormalization": Operator(
         normalise.lower_mean_variance_normalization, f"the inverse root {FITTED}", 9
     ),
+    "Min": Operator(activation.lower_min, f"of a value and a number: {FITTED}", 8),
+    "Mish": Operator(function.lower_function, FITTED, 18),
     "Mul": Operator(elementwise.lower_mul, "also of encrypted values"),
     "Neg": Operator(elementwise.lower_neg),
+    "PRelu": Operator(activation.lower_prelu, f"the slopes are constant; {FITTED}"),
     "Pad": Operator(move.lower_pad, "every mode; pads are constant, the value may be encrypted"),
     "Pow": Operator(
         elementwise.lower_pow,
@@ -130,15 +133,22 @@ OPERATORS: dict[str, Operator] = {
         move.lower_scatter, "replacing or adding; the indices are constant", 11
     ),
     "ScatterND": Operator(move.lower_scatter, "replacing or adding; the indices are constant", 11),
+    "Selu": Operator(activation.lower_selu, FITTED),
     "Sigmoid": Operator(function.lower_function, FITTED),
     "Slice": Operator(move.lower_move, MOVED),
+    "Softplus": Operator(function.lower_function, FITTED),
+    "Softsign": Operator(function.lower_function, FITTED),
     "SpaceToDepth": Operator(move.lower_move),
     "Split": Operator(move.lower_move, MOVED),
     "Sqrt": Operator(function.lower_function, FITTED),
     "Squeeze": Operator(move.lower_move, MOVED),
     "Sub": Operator(elementwise.lower_sub),
     "Sum": Operator(elementwise.lower_sum, "also with constants", 8),
+    "Swish": Operator(activation.lower_swish, FITTED, 24),
     "Tanh": Operator(function.lower_function, FITTED),
+    "ThresholdedRelu": Operator(
+        activation.lower_thresholded_relu, f"{FITTED} that keeps off the threshold", 10
+    ),
     "Tile": Operator(move.lower_move, MOVED),
     "Transpose": Operator(move.lower_move),
     "Trilu": Operator(move.lower_move, MOVED, 14),

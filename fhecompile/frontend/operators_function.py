@@ -6,15 +6,14 @@ found where exporters write one function as several:
     1 / sqrt(t)                  inverse_sqrt(t), also with the root repeated in between (Expand)
     x sigmoid(c x)               silu(c x) / c
     x (1 + erf(x / sqrt(2)))     2 gelu(x)
+    x (1 + clip(x / 3))          2 hard_swish(x), clip to -1 and 1
+    x tanh(softplus(x))          mish(x)
 
-A function of repeated elements is evaluated before they are repeated. Norms are clamped from below
-against division by zero; encrypted values cannot be compared, so the clamp is dropped where it
-changes nothing but values below `SMALLEST`.
+A function of repeated elements is evaluated before they are repeated.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 
 import numpy as np
@@ -26,36 +25,37 @@ from fhecompile.frontend.lowering import (
     Shape,
     Tensor,
     UnsupportedNodeError,
-    Value,
 )
 from fhecompile.frontend.operators_reduce import reduce_axes
-from fhecompile.functions.table import FUNCTIONS
 from fhecompile.ir.tensor import (
-    Add,
     Affine,
     Function,
-    Mul,
-    Poly,
     TensorGraph,
     uniform_identity_weight,
 )
 
-log = logging.getLogger(__name__)
-
-SMALLEST = 1e-6  # clamps from below by no more than this are dropped
-LARGEST = 1e30  # bounds beyond it are none
 SAME = 1e-6  # relative difference of constants that are equal in single precision
 COMPOSED = {  # outer and inner function
     ("reciprocal", "sqrt"): "inverse_sqrt",
     ("reciprocal", "inverse_sqrt"): "sqrt",
     ("sqrt", "reciprocal"): "inverse_sqrt",
+    ("tanh", "softplus"): "tanh_softplus",
 }
+# What t f(t) is, and r t (1 + f(t)), half of it, with the factor r.
+GATES = {"sigmoid": "silu", "tanh_softplus": "mish"}
+GATES_WITH_ONE = {"clip": ("hard_swish", 3.0), "erf": ("gelu", math.sqrt(2.0))}
 BY_TYPE = {
+    "Abs": "abs",
     "Erf": "erf",
     "Exp": "exp",
+    "HardSwish": "hard_swish",
+    "Log": "log",
+    "Mish": "mish",
     "Reciprocal": "reciprocal",
     "Relu": "relu",
     "Sigmoid": "sigmoid",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
     "Sqrt": "sqrt",
     "Tanh": "tanh",
 }
@@ -64,53 +64,6 @@ BY_TYPE = {
 def lower_function(call: NodeLowering) -> Tensor:
     """The operators of `BY_TYPE`."""
     return apply_function(call, BY_TYPE[call.node.op_type], call.tensor(0))
-
-
-def lower_gelu(call: NodeLowering) -> Tensor:
-    """x times the normal distribution function, exactly or by tanh."""
-    kinds = {"none": "gelu", "tanh": "gelu_tanh"}
-    kind = call.attribute("approximate", "none")
-    if kind not in kinds:
-        call.invalid(f"attribute approximate is {kind}")
-    return apply_function(call, kinds[kind], call.tensor(0))
-
-
-def lower_clip(call: NodeLowering) -> Value:
-    """max(x, 0), and clamps that change nothing."""
-    bounds = [
-        float(call.weights(i, name).reshape(())) if call.has_input(i) else default
-        for i, name, default in ((1, "minimum", -math.inf), (2, "maximum", math.inf))
-    ]
-    return _clamped(call, call.tensor(0), *bounds)
-
-
-def lower_max(call: NodeLowering) -> Value:
-    """The larger one of a value and a number."""
-    values = [call.value(i) for i in range(len(call.inputs))]
-    tensors = [v for v in values if isinstance(v, Tensor)]
-    numbers = [float(v.reshape(())) for v in values if not isinstance(v, Tensor) and v.size == 1]
-    if len(tensors) != 1 or len(numbers) != len(values) - 1:
-        raise UnsupportedNodeError("Max of other than a value and a number")
-    shape = call.broadcast_shape(*(v.shape for v in values))
-    if shape != tensors[0].shape:
-        raise UnsupportedNodeError("Max with a number of higher rank")
-    return _clamped(call, tensors[0], max(numbers, default=-math.inf), math.inf)
-
-
-def _clamped(call: NodeLowering, x: Tensor, low: float, high: float) -> Tensor:
-    if high >= LARGEST:
-        if low <= -LARGEST:
-            return x
-        if abs(low) <= SMALLEST and _is_nonnegative(call.builder.graph, x.node):
-            if low > 0:
-                log.info("%s: the clamp from below by %g is dropped", call.place, low)
-            return x
-        if low == 0:
-            return apply_function(call, "relu", x)
-    raise UnsupportedNodeError(
-        f"{call.node.op_type} other than with 0 from below, or of what is never negative with at "
-        f"most {SMALLEST:g}"
-    )
 
 
 def lower_reduce_l2(call: NodeLowering) -> Tensor:
@@ -202,16 +155,17 @@ def _before_repeating(graph: TensorGraph, x: Tensor) -> tuple[Tensor, LinearMap 
 
 
 def gated(call: NodeLowering, a: Tensor, b: Tensor) -> Tensor | None:
-    """a * b where that is silu or gelu of one value; else None."""
+    """a * b where that is one function of one value; else None."""
     graph = call.builder.graph
     for x, gate in ((a, b), (b, a)):
         gate_node, weight, shift = _scaled_value(graph, gate)
         if x.shape != gate.shape or not isinstance(inner := graph[gate_node], Function):
             continue
-        if inner.function == "sigmoid" and shift == 0.0:
-            name, factor, argument = "silu", weight, 1.0
-        elif inner.function == "erf" and weight == shift:
-            name, factor, argument = "gelu", 2.0 * weight, math.sqrt(2.0)
+        if inner.function in GATES and shift == 0.0:
+            name, factor, argument = GATES[inner.function], weight, 1.0
+        elif inner.function in GATES_WITH_ONE and abs(weight - shift) <= SAME * abs(weight):
+            name, argument = GATES_WITH_ONE[inner.function]
+            factor = 2.0 * weight
         else:
             continue
         operand = Tensor(inner.inputs[0], x.shape)
@@ -219,7 +173,8 @@ def gated(call: NodeLowering, a: Tensor, b: Tensor) -> Tensor | None:
         other, v, d = _scaled_value(graph, x)
         # The function's argument is t = argument (w base + c), and x = v base + d = ratio t.
         ratio = v / (argument * w)
-        if base != other or abs(d - ratio * argument * c) > SAME * abs(d):
+        allowed = SAME * max(abs(d), SAME * abs(ratio))  # where d is 0, the rest is rounding
+        if base != other or abs(d - ratio * argument * c) > allowed:
             continue
         t = x
         if abs(ratio - 1.0) > SAME:
@@ -245,27 +200,3 @@ def _scaled_value(graph: TensorGraph, x: Tensor) -> tuple[str, float, float]:
         shift += weight * float(node.bias.flat[0])
         name, weight = node.inputs[0], weight * factor
     return name, weight, shift
-
-
-def _is_nonnegative(graph: TensorGraph, name: str) -> bool:
-    """Whether the value is a sum of squares, a root or the like."""
-    node = graph[name]
-
-    def operands_are() -> bool:
-        return all(_is_nonnegative(graph, operand) for operand in node.inputs)
-
-    match node:
-        case Function():
-            return FUNCTIONS[node.function].nonnegative
-        case Mul():
-            return node.inputs[0] == node.inputs[1] or operands_are()
-        case Poly():
-            even = not np.any(node.coefficients[1::2])
-            return bool(np.all(node.coefficients >= 0.0)) and (even or operands_are())
-        case Affine():
-            weights = (t.values for m in node.maps for t in m.terms)
-            positive = np.all(node.bias >= 0.0) and all(np.all(w >= 0.0) for w in weights)
-            return bool(positive) and operands_are()
-        case Add():
-            return operands_are()
-    return False

@@ -21,11 +21,11 @@ coefficient asks for a large scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.polynomial import chebyshev
+from numpy.polynomial import Polynomial, chebyshev
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
@@ -110,6 +110,17 @@ def fit_minimax(
     degree = max(1, int(np.flatnonzero(kept).max(initial=0)))
     kept = kept[: degree + 1]
     return FittedPolynomial(centre, radius, kept, largest(kept), unit)
+
+
+def exact_polynomial(
+    coefficients: Sequence[float], low: float, high: float, unit: float | None
+) -> FittedPolynomial:
+    """sum_k coefficients[k] x^k as a polynomial on [low, high], low < high, without error."""
+    centre, radius = (low + high) / 2, (high - low) / 2
+    found = Polynomial(coefficients)(Polynomial([centre, radius])).coef
+    powers = np.zeros(max(2, len(found)))
+    powers[: len(found)] = found
+    return FittedPolynomial(centre, radius, powers, 0.0, unit)
 
 
 def _without_small(c: FloatArray, allowed: float) -> FloatArray:

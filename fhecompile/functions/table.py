@@ -8,13 +8,26 @@ is measured in units of f,
     absolute   max |p(x) - f(x)| / max |f(x)|   where f may be zero
 
 so that neither number changes when f is scaled; the last maximum is over the calibration data.
+
+Functions made of pieces are polynomials between their kinks: relu is x from 0 on. Where all of the
+range lies in one piece, that polynomial is what the function is, and nothing has to be fitted.
+
+Of families with parameters one member is here, from which affine maps before and after make the
+others:
+
+    min(max(x, a), b) = m + h clip((x - m) / h),   m = (a + b) / 2, h = (b - a) / 2
+    celu_a(x) = a elu(x / a),   thresholded_relu_a(x) = a thresholded_relu(x / a),   a > 0
+
+Only elu has a parameter of its own: `elu(a)` is a (exp(x) - 1) below zero, x above.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +65,15 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Where a function is a polynomial: on [low, high] it is sum_k coefficients[k] x^k."""
+
+    coefficients: tuple[float, ...]
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
 class ElementwiseFunction:
     """A function of one real variable.
 
@@ -61,6 +83,7 @@ class ElementwiseFunction:
         relative: how errors are measured, see the module docstring.
         domains: where it is defined; a range must lie in one of them.
         nonnegative: whether no value is below zero.
+        pieces: intervals on which it is a polynomial.
     """
 
     name: str
@@ -68,6 +91,7 @@ class ElementwiseFunction:
     relative: bool = False
     domains: tuple[Domain, ...] = (Domain(),)
     nonnegative: bool = False
+    pieces: tuple[Piece, ...] = ()
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """The values at `x`, in its shape."""
@@ -84,6 +108,10 @@ class ElementwiseFunction:
     def domain_of(self, low: float, high: float) -> Domain | None:
         """The domain that holds [low, high]; None when there is none."""
         return next((d for d in self.domains if d.contains(low, high)), None)
+
+    def piece_of(self, low: float, high: float) -> Piece | None:
+        """The piece that holds [low, high]; None when there is none."""
+        return next((p for p in self.pieces if p.low <= low and high <= p.high), None)
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
@@ -106,16 +134,50 @@ def _erf(x: FloatArray) -> FloatArray:
     return np.asarray(special.erf(x), np.float64)
 
 
+def _softplus(x: FloatArray) -> FloatArray:
+    return np.logaddexp(0.0, x)
+
+
+def _elu(name: str, alpha: float) -> ElementwiseFunction:
+    def evaluate(x: FloatArray) -> FloatArray:
+        return np.where(x > 0.0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+    return ElementwiseFunction(
+        name, evaluate, nonnegative=alpha <= 0.0, pieces=(Piece((0.0, 1.0), low=0.0),)
+    )
+
+
 _POSITIVE = Domain(0.0, closed=False)
 _NEGATIVE = Domain(high=0.0, closed=False)
 
 FUNCTIONS = {
     f.name: f
     for f in (
+        ElementwiseFunction(
+            "abs",
+            np.abs,
+            nonnegative=True,
+            pieces=(Piece((0.0, -1.0), high=0.0), Piece((0.0, 1.0), low=0.0)),
+        ),
+        ElementwiseFunction(  # to -1 and 1
+            "clip",
+            lambda x: np.clip(x, -1.0, 1.0),
+            pieces=(Piece((0.0, 1.0), -1.0, 1.0), Piece((-1.0,), high=-1.0), Piece((1.0,), 1.0)),
+        ),
+        _elu("elu", 1.0),
         ElementwiseFunction("erf", _erf),
         ElementwiseFunction("exp", np.exp, nonnegative=True),
         ElementwiseFunction("gelu", _gelu),  # x times the normal distribution function
         ElementwiseFunction("gelu_tanh", _gelu_tanh),  # its usual approximation
+        ElementwiseFunction(
+            "hard_swish",
+            lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+            pieces=(
+                Piece((0.0, 0.5, 1.0 / 6.0), -3.0, 3.0),
+                Piece((0.0,), high=-3.0),
+                Piece((0.0, 1.0), low=3.0),
+            ),
+        ),
         ElementwiseFunction(
             "inverse_sqrt",
             lambda x: 1.0 / np.sqrt(x),
@@ -123,13 +185,50 @@ FUNCTIONS = {
             domains=(_POSITIVE,),
             nonnegative=True,
         ),
+        ElementwiseFunction("log", np.log, domains=(_POSITIVE,)),
+        ElementwiseFunction("mish", lambda x: x * np.tanh(_softplus(x))),
         ElementwiseFunction(
             "reciprocal", lambda x: 1.0 / x, relative=True, domains=(_POSITIVE, _NEGATIVE)
         ),
-        ElementwiseFunction("relu", lambda x: np.maximum(x, 0.0), nonnegative=True),
+        ElementwiseFunction(
+            "relu",
+            lambda x: np.maximum(x, 0.0),
+            nonnegative=True,
+            pieces=(Piece((0.0, 1.0), low=0.0), Piece((0.0,), high=0.0)),
+        ),
         ElementwiseFunction("sigmoid", _sigmoid, nonnegative=True),
         ElementwiseFunction("silu", lambda x: x * _sigmoid(x)),
+        ElementwiseFunction("softplus", _softplus, nonnegative=True),
+        ElementwiseFunction("softsign", lambda x: x / (1.0 + np.abs(x))),
         ElementwiseFunction("sqrt", np.sqrt, domains=(Domain(0.0),), nonnegative=True),
         ElementwiseFunction("tanh", np.tanh),
+        ElementwiseFunction(  # mish is x times it
+            "tanh_softplus", lambda x: np.tanh(_softplus(x)), nonnegative=True
+        ),
+        ElementwiseFunction(  # x above 1, else 0
+            "thresholded_relu",
+            lambda x: np.where(x > 1.0, x, 0.0),
+            nonnegative=True,
+            pieces=(Piece((0.0,), high=1.0), Piece((0.0, 1.0), low=math.nextafter(1.0, 2.0))),
+        ),
     )
 }
+
+_ELU = re.compile(r"elu\((-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)\)")
+
+
+@cache
+def function_named(name: str) -> ElementwiseFunction:
+    """The function of that name, `elu(0.5)` for a parameter.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if found := _ELU.fullmatch(name):
+        return _elu(name, float(found[1]))
+    return FUNCTIONS[name]
+
+
+def is_function(name: str) -> bool:
+    """Whether there is a function of that name."""
+    return name in FUNCTIONS or _ELU.fullmatch(name) is not None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import InternalError
-from fhecompile.functions.table import FUNCTIONS
+from fhecompile.functions.table import function_named
 from fhecompile.ir.tensor import (
     Add,
     Affine,
@@ -65,8 +65,10 @@ def walk_variants(
             if key not in made:
                 if isinstance(node, Input):
                     made[key] = node.read(inputs)
+                elif function and isinstance(node, Function):
+                    made[key] = node.shared(operands[0], function(operands[0]))
                 else:
-                    made[key] = function(*operands) if function else apply_node(node, operands)
+                    made[key] = apply_node(node, operands)
             row.append(made[key])
         values[node.name] = row
         yield node, row
@@ -91,7 +93,7 @@ def apply_node(node: Node, operands: list[FloatArray]) -> FloatArray:
                 value = value * x + coefficient
             return np.array(value)
         case Function():
-            return FUNCTIONS[node.function](operands[0])
+            return node.shared(operands[0], function_named(node.function)(operands[0]))
         case Mul():
             a, b = (_full(x, node) for x in operands)
             return a * b

@@ -49,8 +49,9 @@ class FunctionErrors:
         outputs, own = np.zeros(len(every)), np.zeros(len(every))
         for node, (exact, *found) in self._walk(variants, chosen):
             for k, ((name, p), value) in enumerate(zip(every, found, strict=True)):
-                if node.name == name:
-                    own[k] = max(own[k], p.largest_error(value, exact))
+                if isinstance(node, Function) and node.name == name:
+                    share = float(np.abs(node.share).max()) or 1.0
+                    own[k] = max(own[k], p.largest_error(value, exact) / share)
                 elif isinstance(node, Output):
                     outputs[k] = max(outputs[k], _largest_change(value, exact))
         errors: dict[str, list[float]] = {name: [] for name in candidates}

@@ -7,7 +7,8 @@ Every node makes one value, called by the node's name; a value is a real tensor,
     poly     y = sum_d c_d x^d         elementwise, coefficients broadcast over the tensor
     mul      y = x_1 * x_2             elementwise, ciphertext times ciphertext
     add      y = x_1 + x_2             elementwise
-    function y = f(x)                  elementwise, f of `fhecompile.functions.table`
+    function y = x + s (f(x) - x)      elementwise, f of `fhecompile.functions.table`, s its share:
+                                       1, or numbers that broadcast over the tensor
     output                         what the client decrypts
 
 Multiplicative depth: affine 1, or 0 when the map needs no plaintext product (`is_product_free`);
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks.linear_map import LinearMap, collapse
 from fhecompile.errors import InternalError
-from fhecompile.functions.table import FUNCTIONS
+from fhecompile.functions.table import is_function
 
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -129,10 +130,20 @@ class Add(Node):
 class Function(Node):
     """Elementwise function that is no polynomial; `function` is its name in the table.
 
-    `passes.fit_functions` puts a polynomial in its place.
+    `passes.fit_functions` puts a polynomial in its place. With a share other than 1 the value is
+    between x and f(x): a relu with slope a below zero has the share 1 - a, maybe per channel.
     """
 
     function: str
+    share: FloatArray = field(default_factory=lambda: np.ones(()))
+
+    def is_whole(self) -> bool:
+        """Whether the share is 1 everywhere."""
+        return bool(np.all(self.share == 1.0))
+
+    def shared(self, x: FloatArray, values: FloatArray) -> FloatArray:
+        """The node's value where the function's own at x are `values`."""
+        return values if self.is_whole() else x + self.share * (values - x)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -328,10 +339,11 @@ def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
                 return f"maps {shapes} to {node.shape}"
             return _does_not_broadcast(node.coefficients.shape[1:], node.shape)
         case Function():
-            if node.function not in FUNCTIONS:
+            if not is_function(node.function):
                 return f"has the unknown function {node.function}"
-            fits = len(shapes) == 1 and shapes[0] == node.shape
-            return "" if fits else f"maps {shapes} to {node.shape}"
+            if len(shapes) != 1 or shapes[0] != node.shape:
+                return f"maps {shapes} to {node.shape}"
+            return _does_not_broadcast(node.share.shape, node.shape)
         case Mul() | Add():
             if len(shapes) != 2:
                 return f"has {len(shapes)} operands"

@@ -152,7 +152,8 @@ class _Printer:
             case Poly():
                 return [f"coefficients={self.array(node.coefficients)}"]
             case Function():
-                return [f"function={json.dumps(node.function)}"]
+                share = [] if node.is_whole() else [f"share={self.array(node.share)}"]
+                return [f"function={json.dumps(node.function)}", *share]
             case Output():
                 return [f"label={json.dumps(node.label)}"]
         return []
@@ -277,6 +278,9 @@ def _tensor_attributes(line: Line, op: str) -> tuple[type[Node], dict[str, Any]]
         case "function":
             line.expect("{", "function", "=")
             attributes = {"function": line.string()}
+            if line.accept(","):
+                line.expect("share", "=")
+                attributes["share"] = line.array()
         case "output":
             line.expect("{", "label", "=")
             attributes = {"label": line.string()}

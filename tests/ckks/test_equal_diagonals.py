@@ -72,6 +72,12 @@ def expanded(dm: DiagonalMap) -> list[np.ndarray[tuple[int], np.dtype[np.complex
     return list(dm.expand([Diagonal(*row) for row in dm.offsets.tolist()]))
 
 
+def test_a_single_number_has_no_samples() -> None:
+    number, apart = Layout((), SLOTS, 1, ()), samples_apart(2, 8)
+    assert shared_digits(number, number, "real") == []
+    assert shared_digits(apart, number, "real") == shared_digits(number, apart, "real") == []
+
+
 def test_samples_in_slots_share_nothing() -> None:
     apart = samples_apart(2, 8)
     together = replace(

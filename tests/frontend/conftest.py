@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from fhecompile.frontend import import_model
 from fhecompile.frontend.reference import run_reference_samples
 from fhecompile.ir.evaluate import evaluate
-from fhecompile.ir.tensor import TensorGraph
+from fhecompile.ir.tensor import Function, Input, Output, TensorGraph
 
 Build = Callable[..., bytes]
 Agrees = Callable[..., TensorGraph]
@@ -45,6 +45,20 @@ def build_bytes(
     opsets = [helper.make_opsetid("", opset), *model_fields.pop("opsets", [])]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8, **model_fields)
     return bytes(model.SerializeToString())
+
+
+def node(kind: str, operands: str, output: str = "y", **attributes: object) -> NodeProto:
+    return helper.make_node(kind, operands.split(), [output], name=output, **attributes)
+
+
+def needed(graph: TensorGraph) -> list[str]:
+    """`name: operation` of what the outputs need, a function by its own name."""
+    live = graph.rebuilt(list(graph))
+    return [
+        f"{n.name}: {n.function if isinstance(n, Function) else n.op}"
+        for n in live
+        if not isinstance(n, Input | Output)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -377,12 +377,12 @@ def test_a_value_nobody_makes(build):
 def test_every_unsupported_node_is_reported(build):
     nodes = [
         node("Conv", ["x", "w"], ["c0"], name="conv"),
-        *(node("Elu", [f"c{i}"], [f"c{i + 1}"], name=f"/elu{i}/Elu") for i in range(4)),
+        *(node("Sign", [f"c{i}"], [f"c{i + 1}"], name=f"/sign{i}/Sign") for i in range(4)),
         node("MaxPool", ["c4"], ["p"], name="/pool", kernel_shape=[2, 2]),
         node("Pow", ["p", "exponent"], ["q"], name="/pow"),
         node("Flatten", ["q"], ["f"]),
         node("MatMul", ["f", "f"], ["g"], name="/matmul"),
-        node("Clip", ["f", "one"], ["h"], name="/clip"),
+        node("Celu", ["f"], ["h"], name="/celu", alpha=-1.0),
         node("Fancy", ["h"], ["k"], name="/fancy", domain="com.example"),
         node("Softmax", ["h"], ["s"]),
         node("Mul", ["s", "k"], ["m"]),
@@ -390,27 +390,26 @@ def test_every_unsupported_node_is_reported(build):
         node("Add", ["o", "g"], ["y"]),
     ]
     blob = build(
-        nodes, {"x": (1, 1, 3, 3)}, {"w": np.ones((1, 1, 2, 2)), "exponent": 2.5, "one": 1.0},
+        nodes, {"x": (1, 1, 3, 3)}, {"w": np.ones((1, 1, 2, 2)), "exponent": 2.5},
         opsets=[helper.make_opsetid("com.example", 1)],
     )  # fmt: skip
     assert text_of(blob) == (
         "model: 11 nodes cannot be compiled:\n"
-        "  4 x Elu: not supported (/elu0/Elu, /elu1/Elu, /elu2/Elu, ...)\n"
+        "  4 x Sign: not supported (/sign0/Sign, /sign1/Sign, /sign2/Sign, ...)\n"
         "  1 x MaxPool: not supported (/pool)\n"
         "  1 x Pow: Pow with exponent 2.5 (/pow)\n"
         "  1 x MatMul: MatMul of two ciphertexts (/matmul)\n"
-        "  1 x Clip: Clip other than with 0 from below, or of what is never negative with at most "
-        "1e-06 (/clip)\n"
+        "  1 x Celu: Celu with alpha = -1, which is not above 0 (/celu)\n"
         "  1 x com.example::Fancy: not supported (/fancy)\n"
         "  1 x Softmax: not supported (s)\n"
         "  1 x Cumulate: not supported (o) [unsupported-operators]\n"
-        "  hint: Elu: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
-        "how) and fine-tune\n"
+        "  hint: Sign: encrypted values cannot be compared or rounded: apply it after decryption, "
+        "or replace by a polynomial\n"
         "        MaxPool: replace it by AveragePool and fine-tune\n"
         "        Pow: use a small positive integer exponent, 0.5, -0.5 or -1\n"
         "        MatMul: multiply by constant weights; products of encrypted matrices are not "
         "compiled\n"
-        "        Clip: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
+        "        Celu: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
         "how) and fine-tune\n"
         "        com.example::Fancy: rewrite the network with supported operators, or take it off "
         "the exported model\n"
@@ -496,7 +495,7 @@ def test_operands_that_do_not_fit(build):
 @pytest.mark.parametrize(
     ("op", "opset", "reason"),
     [
-        ("Clip", 10, "supported from opset 11 on, this is 10"),
+        ("BatchNormalization", 8, "supported from opset 9 on, this is 8"),
         ("Gelu", 19, "no operator of opset 19"),
     ],
 )

@@ -35,13 +35,17 @@ NO_KERNEL = {
     "GroupNormalization",
     "RMSNormalization",
     "RotaryEmbedding",
+    "Swish",
 }
-POSITIVE = {"Div", "Reciprocal", "Sqrt"}  # of x^2 + 1, its values are not to be near 0
+POSITIVE = {"Div", "Log", "Reciprocal", "Sqrt"}  # of x^2 + 1, its values are not to be near 0
 
 NODES = {
     **dict.fromkeys(("Add", "Mean", "Mul", "Sub", "Sum"), Small(PAIR)),
     **dict.fromkeys(("Erf", "Exp", "Gelu", "Identity", "Neg", "Relu", "Sigmoid", "Tanh"), Small()),
-    **dict.fromkeys(("Reciprocal", "Sqrt", "Flatten", "Transpose", "Trilu", "Dropout"), Small()),
+    **dict.fromkeys(("Abs", "Elu", "Celu", "HardSigmoid", "HardSwish", "LeakyRelu"), Small()),
+    **dict.fromkeys(("Mish", "Selu", "Softplus", "Softsign", "Swish", "ThresholdedRelu"), Small()),
+    **dict.fromkeys(("Log", "Reciprocal", "Sqrt", "Flatten", "Transpose", "Trilu"), Small()),
+    "Dropout": Small(),
     **dict.fromkeys(("ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"), Small(
         attributes={"axes": [1], "keepdims": 0}
     )),
@@ -51,7 +55,7 @@ NODES = {
     "Cast": Small(attributes={"to": TensorProto.FLOAT}),
     "CastLike": Small(constants=(np.float32(1),)),
     "CenterCropPad": Small(constants=(np.array([1, 5]),)),
-    "Clip": Small(constants=(0.0,)),
+    "Clip": Small(attributes={"min": -0.5, "max": 1.0}),
     "Col2Im": Small(((1, 4, 4),), (np.array([3, 3]), np.array([2, 2]))),
     "Compress": Small(constants=(np.array([True, False, True]),), attributes={"axis": 1}),
     "Concat": Small(PAIR, (), {"axis": 1}),
@@ -76,11 +80,13 @@ NODES = {
     "LpNormalization": Small(),
     "MatMul": Small(constants=(np.ones((3, 2)),)),
     "Max": Small(constants=(0.0,)),
+    "Min": Small(constants=(0.5,)),
     "MaxUnpool": Small(
         ((1, 1, 1, 2),), (np.array([[[[0, 7]]]]),), {"kernel_shape": [2, 2], "strides": [2, 2]}
     ),
     "MeanVarianceNormalization": Small(IMAGE),
     "Pad": Small(attributes={"pads": [1, 0, 0, 2]}),
+    "PRelu": Small(constants=(np.array([0.25, 0.0, 2.0]),)),
     "Pow": Small(constants=(2.0,)),
     "RMSNormalization": Small(constants=(np.ones(3),)),
     "Reshape": Small(constants=(np.array([3, -1]),)),

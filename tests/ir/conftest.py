@@ -88,7 +88,9 @@ def draw_tensor_graph(draw: st.DrawFn, largest: int = 8, functions: bool = False
                 )
             case "function":  # of any argument
                 name = draw(st.sampled_from(["relu", "sigmoid", "tanh"]))
-                values.append(add(Function, (x,), shape, function=name))
+                share = draw(arrays(np.float64, (1,) * len(shape), elements=WEIGHTS) | st.none())
+                more = {} if share is None else {"share": share}
+                values.append(add(Function, (x,), shape, function=name, **more))
             case "mul":
                 values.append(add(Mul, (x, draw(st.sampled_from(alike))), shape))
             case "add":

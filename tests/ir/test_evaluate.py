@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fhecompile.ckks.linear_map import dense
 from fhecompile.errors import InternalError
-from fhecompile.ir.evaluate import apply_node, evaluate, walk
+from fhecompile.ir.evaluate import Substitutes, apply_node, evaluate, walk, walk_variants
 from fhecompile.ir.tensor import (
     Add,
     Affine,
@@ -70,6 +70,22 @@ def test_mul_spreads_a_single_element() -> None:
 def test_function_of_every_element() -> None:
     node = Function(name="f", inputs=("x",), shape=(1, 2), function="relu")
     assert np.array_equal(apply_node(node, [X]), [[[1.0, 2.0]], [[0.0, 0.5]]])
+
+
+def test_shares_of_a_function() -> None:
+    """A relu with the slopes 1/4 and -1 below zero."""
+    share = np.array([[0.75, 2.0]])
+    node = Function(name="f", inputs=("x",), shape=(1, 2), function="relu", share=share)
+    expected = np.where(X > 0.0, X, np.array([[0.25, -1.0]]) * X)
+    assert np.array_equal(apply_node(node, [X]), expected)
+    graph = TensorGraph("g")
+    for n in (Input(name="x", shape=(1, 2)), node):
+        graph.add(n)
+    graph.add(Output(name="y", inputs=("f",), shape=(1, 2), label="y"))
+    variants: list[Substitutes] = [{}, {"f": np.square}]
+    *_, (_, (exact, other)) = walk_variants(graph, {"x": X}, variants)
+    assert np.array_equal(exact, expected)
+    assert np.array_equal(other, X + share * (X**2 - X))
 
 
 def test_unknown_node() -> None:

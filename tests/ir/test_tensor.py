@@ -125,6 +125,10 @@ ERRORS = [
         [X, Function(name="f", inputs=("x",), shape=(3,), function="sin")],
         "function f has the unknown function sin",
     ),
+    (
+        [X, Function(name="f", inputs=("x",), shape=(3,), function="relu", share=np.ones(2))],
+        "function f has constants of shape (2,) for a value of shape (3,)",
+    ),
     ([X, Mul(name="m", inputs=("x",), shape=(3,))], "mul m has 1 operands"),
     ([X, Mul(name="m", inputs=("x", "x"), shape=(2,))], "mul m maps [(3,), (3,)] to (2,)"),
     (

@@ -63,7 +63,9 @@ def tensor_graph() -> TensorGraph:
     graph.add(Mul(name="gate", inputs=("square", "dense"), shape=(1, 3)))
     graph.add(Add(name="sum", inputs=("gate", "gate"), shape=(1, 3)))
     graph.add(Function(name="soft", inputs=("sum",), shape=(1, 3), function="sigmoid"))
-    graph.add(Output(name="sum.output", inputs=("soft",), shape=(3,), label="scores"))
+    share = np.array([[0.75, 0.5, 1.0]])
+    graph.add(Function(name="sloped", inputs=("soft",), shape=(1, 3), function="relu", share=share))
+    graph.add(Output(name="sum.output", inputs=("sloped",), shape=(3,), label="scores"))
     chosen = np.array([[5, 0, 6]], np.int32)
     graph.add(
         Input(name="image.5", shape=(1, 3), given="wide", given_shape=(1, 9), elements=chosen)
@@ -234,6 +236,11 @@ TENSOR_ERRORS = [
     (HEAD + "%y = poly(%x) : 2x3", 3, "expected '{' instead of ': 2x3'"),
     (HEAD + "%y = function(%x) : 2x3", 3, "expected '{' instead of ': 2x3'"),
     (HEAD + "%y = function(%x) {function=3} : 2x3", 3, "expected a string instead of '3} : 2x3'"),
+    (
+        HEAD + '%y = function(%x) {function="relu", by} : 2x3',
+        3,
+        "expected 'share' instead of 'by} : 2x3'",
+    ),
     (HEAD + "%y = output(%x) {label=3} : 2x3", 3, "expected a string instead of '3} : 2x3'"),
     (
         HEAD + "%y = poly(%x) {coefficients=f16[2]#11111111} : 2x3",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fhecompile.ckks import linear_map
-from fhecompile.ir.tensor import Affine, Input, Output, TensorGraph
+from fhecompile.ir.tensor import Affine, Function, Input, Output, TensorGraph
 from passes.clean_graph import CleanGraph
 from tests.graphs import Builder
 from tests.support import Network, assert_same_function, outline, random_inputs, run_pass
@@ -88,6 +88,19 @@ def test_equal_functions() -> None:
     graph = b.output(b.sum("y", "ab", "c"))
     expected = ["a = function(x)", "ab = add(a, a)", "c = function(x)", "y = add(ab, c)"]
     assert clean(graph)[0] == expected
+
+
+def test_functions_of_different_shares_stay() -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    for name, share in (("a", [0.5]), ("b", [0.5]), ("c", [0.75])):
+        node = Function(
+            name=name, inputs=("x",), shape=(1, 4), function="relu", share=np.array(share)
+        )
+        b.graph.add(node)
+    b.sum("ab", "a", "b")
+    expected = ["a = function(x)", "ab = add(a, a)", "c = function(x)", "y = add(ab, c)"]
+    assert clean(b.output(b.sum("y", "ab", "c")))[0] == expected
 
 
 def test_dead_nodes() -> None:

@@ -182,3 +182,20 @@ def test_functions_of_one_name_are_packed(last: str) -> None:
     shapes = [(node.function, node.shape) for node in of_kind(after, Function)]
     apart = [("tanh", (1, 3)), ("tanh", (1, 3)), ("relu", (1, 3))]
     assert shapes == ([("tanh", (3, 1, 3))] if last == "tanh" else apart)
+
+
+def test_shares_are_those_of_each_branch() -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    for k in range(3):
+        b.affine(f"first{k}", {"x": matrix(3, 4, k)})
+        share = np.array([[0.5, 0.25, 1.0]]) / (k + 1)
+        b.graph.add(
+            Function(
+                name=f"f{k}", inputs=(f"first{k}",), shape=(1, 3), function="relu", share=share
+            )
+        )
+        b.affine(f"second{k}", {f"f{k}": matrix(2, 3, k)})
+    (packed,) = of_kind(pack(b.output(*(f"second{k}" for k in range(3)))), Function)
+    assert packed.shape == (3, 1, 3)
+    assert np.array_equal(packed.share[1:, 0], [[0.25, 0.125, 0.5], np.array([0.5, 0.25, 1]) / 3])
