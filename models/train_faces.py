@@ -44,9 +44,10 @@ from torch.utils.data import DataLoader, Dataset
 from fhecompile.errors import FheCompileError
 from models import torch_export
 from models.cryptofacenet import BLOCKS, EMBEDDING, POOLED, CryptoFaceNet, patches_per_side
-from models.faces import alignment, evaluation, pair_files, synthetic
+from models.faces import evaluation, pair_files, synthetic
 from models.faces.losses import ArcFace, Jigsaw, PeakPenalty
 from models.faces.pair_files import FacePairs, Source
+from runtime import face_alignment
 from runtime.progress import ProgressBar
 
 JIGSAW_WEIGHT = 0.005
@@ -76,7 +77,7 @@ class FaceImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pixels = pair_files.load_image(self.images[index], f"training image {index}")
-        return torch.from_numpy(alignment.prepare(pixels, self.size)), self.labels[index]
+        return torch.from_numpy(face_alignment.prepare(pixels, self.size)), self.labels[index]
 
 
 class Settings(NamedTuple):
@@ -250,7 +251,7 @@ def embed(network: CryptoFaceNet, pairs: FacePairs, size: int, batch: int = 64) 
     with torch.no_grad():
         for first in range(0, len(pairs.images), batch):
             numbers = range(first, min(first + batch, len(pairs.images)))
-            images = np.stack([alignment.prepare(pairs.image(k), size) for k in numbers])
+            images = np.stack([face_alignment.prepare(pairs.image(k), size) for k in numbers])
             rows.append(network(torch.from_numpy(images).to(device)).cpu().double().numpy())
     return np.concatenate(rows)
 
@@ -366,7 +367,7 @@ def train(options: argparse.Namespace) -> Path:
     network.cpu()
     shown = tests[0].images if tests else images.images
     some = [pair_files.load_image(x, "image") for x in shown[:256]]
-    inputs = torch.from_numpy(np.stack([alignment.prepare(x, settings.size) for x in some]))
+    inputs = torch.from_numpy(np.stack([face_alignment.prepare(x, settings.size) for x in some]))
     print(f"largest |value| {torch_export.find_peak_value(network, inputs):.1f}")
     path = options.out / f"cryptofacenet{network.side**2}.onnx"
     torch_export.export_onnx(network, inputs[:1], path, "embedding")

@@ -17,8 +17,8 @@ from PIL import Image
 
 from fhecompile.compile import compile
 from fhecompile.plan import Plan
-from models.faces.alignment import TEMPLATE, prepare, warp
 from models.faces.synthetic import draw_images
+from runtime.face_alignment import TEMPLATE, prepare, warp
 from runtime.key_files import make_keys
 from tests.service import ServerProcess, serving
 from tests.support import Network

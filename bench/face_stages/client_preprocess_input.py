@@ -17,9 +17,9 @@ from stages import Stage, make_private, run_stage
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import InputInfo
-from models.faces.alignment import prepare
 from models.faces.pair_files import Pixels, load_image, read_list
 from runtime.command import complain
+from runtime.face_alignment import prepare
 from runtime.samples import write_outputs
 
 Images = Iterator[tuple[Pixels, Pixels]]

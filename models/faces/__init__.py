@@ -2,13 +2,13 @@
 
 =====================  ======================================================================
 `pair_files`           verification pairs: InsightFace `.bin` files, pair lists, folders
-`alignment`            five landmarks to the 112 x 112 template, and an image to a tensor
 `synthetic`            seeded images of people who do not exist
 `evaluation`           10-fold accuracy, EER, TAR at FAR, rank-1 identification
 `losses`               ArcFace and the jigsaw task; the only one that needs torch
 =====================  ======================================================================
 
-`models.train_faces` trains CryptoFaceNet with these. Images are uint8, height x width x 3, RGB.
+`models.train_faces` trains CryptoFaceNet with these. Images are uint8, height x width x 3, RGB, and
+aligned by `runtime.face_alignment`, as a client's are.
 
 `cryptofacenet4_synthetic.onnx` (3 x 64 x 64 to 256) was trained in 6.5 minutes on one core by
 

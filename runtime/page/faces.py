@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
-from models.faces.alignment import SIDE, TEMPLATE
+from runtime.face_alignment import SIDE, TEMPLATE
 from runtime.gallery.templates import check_name
 from runtime.page.photo import LARGEST_BYTES, Points, check_face_plan, photo_feeds
 from runtime.service.client import JobStatus, ServiceClient

@@ -2,7 +2,7 @@
 
 The face is brought to ArcFace's place in 112 x 112 pixels by five points, resized to the plan's
 input, S x S, and scaled to (p - 127.5) / 127.5, colours before rows, all by the one implementation
-that networks are trained and judged with (`models.faces.alignment`). Points are in pixels of the
+that networks are trained and judged with (`runtime.face_alignment`). Points are in pixels of the
 photo as people see it, that is, after the camera's orientation (EXIF) is applied; the centre of the
 first pixel is at (0, 0).
 """
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
-from models.faces.alignment import SIDE, align, prepare
+from runtime.face_alignment import SIDE, align, prepare
 from runtime.gallery.programs import check_template_plan
 
 LARGEST_BYTES = 32 << 20

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fhecompile.frontend.reference import run_reference
-from models.faces.alignment import prepare
 from models.faces.synthetic import draw_people
+from runtime.face_alignment import prepare
 from runtime.tuning import GUARD
 from tests.support import Network
 

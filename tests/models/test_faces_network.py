@@ -9,7 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from models.faces import alignment, evaluation, synthetic
+from models.faces import evaluation, synthetic
+from runtime import face_alignment
 
 PATH = Path(synthetic.__file__).with_name("cryptofacenet4_synthetic.onnx")
 
@@ -37,7 +38,7 @@ def test_file_is_small_and_valid(session: onnxruntime.InferenceSession) -> None:
 def test_unseen_people_are_told_apart(session: onnxruntime.InferenceSession) -> None:
     # Population 0 was trained on; 7 has no one of it.
     pairs = synthetic.synthetic_pairs(7, 30, 3, 64, 300)
-    images = np.stack([alignment.prepare(pairs.image(k), 64) for k in range(90)])
+    images = np.stack([face_alignment.prepare(pairs.image(k), 64) for k in range(90)])
     embeddings = embed(session, images)
     scores = evaluation.cosine_scores(embeddings[pairs.pairs[:, 0]], embeddings[pairs.pairs[:, 1]])
     assert evaluation.verify(scores, pairs.same).accuracy >= 0.95

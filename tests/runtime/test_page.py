@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from fhecompile.errors import EXIT_BAD_INPUT
-from models.faces.alignment import SIDE as ALIGNED_SIDE
-from models.faces.alignment import TEMPLATE, align, prepare
 from runtime.__main__ import main
+from runtime.face_alignment import SIDE as ALIGNED_SIDE
+from runtime.face_alignment import TEMPLATE, align, prepare
 from tests.page import PEOPLE, SIDE, THRESHOLD, Page, cosine, encoded, face_service, snapshot_of
 from tests.service import ServerProcess
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.faces.alignment import align, prepare
+from runtime.face_alignment import align, prepare
 from tests.page import PEOPLE, SIDE, THRESHOLD, cosine, encoded, face_service, snapshot_of
 from tests.service import ROOT
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
-from models.faces.alignment import TEMPLATE, align, prepare
+from runtime.face_alignment import TEMPLATE, align, prepare
 from runtime.page import photo
 from tests.page import PEOPLE, SIDE, encoded, face_plan, snapshot_of
 

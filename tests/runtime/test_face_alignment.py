@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhecompile.errors import FheCompileError
-from models.faces import alignment
+from runtime import face_alignment as alignment
 
 
 def similarity(scale: float, angle: float, shift: tuple[float, float]) -> np.ndarray:
