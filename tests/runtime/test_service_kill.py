@@ -144,7 +144,7 @@ def test_the_client_is_killed(server: ServerProcess, tmp_path: Path) -> None:
     token, plan = server.add_client("alice"), str(server.plans[0])
     np.save(tmp_path / "x.npy", IMAGES[0])
     command = [sys.executable, "-c", CLIENT, server.url, token, plan, str(tmp_path / "alice")]
-    for _ in range(6):
+    for _ in range(KILLS):
         process = subprocess.Popen(
             [*command, str(tmp_path / "x.npy")],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
