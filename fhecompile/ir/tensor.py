@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,25 @@ class Affine(Node):
     def full_bias(self) -> FloatArray:
         """The bias as a flat vector of `size` elements."""
         return np.broadcast_to(self.bias, self.shape).ravel()
+
+    @cached_property
+    def sum_weight(self) -> float | None:
+        """See `uniform_sum_weight`; scales are planned hundreds of times for one graph."""
+        if len(self.maps) != 1 or self.size != 1 or not _has_points(self, self.maps[0].in_size):
+            return None
+        _, inn, val = self.maps[0].coordinates()
+        everything = inn.size == self.maps[0].in_size == np.unique(inn).size
+        if everything and np.all(val == val[0]) and val[0] != 0:
+            return float(val[0])
+        return None
+
+    @cached_property
+    def identity_weight(self) -> float | None:
+        """See `uniform_identity_weight`."""
+        scale = elementwise_scale(self)
+        if scale is not None and scale.size == 1 and scale.flat[0] != 0:
+            return float(scale.flat[0])
+        return None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -225,21 +245,12 @@ def replace_input(node: Node, old: str, new: str) -> Node:
 
 def uniform_sum_weight(node: Affine) -> float | None:
     """w if the node is y = w * (sum of all elements of its one input) + b, else None."""
-    if len(node.maps) != 1 or node.size != 1 or not _has_points(node, node.maps[0].in_size):
-        return None
-    _, inn, val = node.maps[0].coordinates()
-    everything = inn.size == node.maps[0].in_size == np.unique(inn).size
-    if everything and np.all(val == val[0]) and val[0] != 0:
-        return float(val[0])
-    return None
+    return node.sum_weight
 
 
 def uniform_identity_weight(node: Affine) -> float | None:
     """w if the node is y = w * x + b for its one input x, in x's element order, else None."""
-    scale = elementwise_scale(node)
-    if scale is not None and scale.size == 1 and scale.flat[0] != 0:
-        return float(scale.flat[0])
-    return None
+    return node.identity_weight
 
 
 def elementwise_scale(node: Node) -> FloatArray | None:
