@@ -6,21 +6,33 @@ scale 2^s0. Errors are small, so that they scale linearly and add up as independ
 
     error(s, a)^2 = (A 2^(a0 - a))^2 + (B 2^(s0 - s))^2.
 
-For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Rescaling
-primes have `prime_bits` = 59 bits (whole machine words). Of all totals with which the promise of
-`precision_bits` is kept, 4 error(s, a) + what fitted functions change at most 2^-precision_bits of
-the largest output, the one with the fewest primes wins, and of those the most precise. A and B are
-evaluated once: the first grows with sqrt(N), the second with N.
+For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Of all totals
+with which the promise of `precision_bits` is kept, 4 error(s, a) + what fitted functions change at
+most 2^-precision_bits of the largest output, the one with the fewest primes wins, and of those the
+most precise. A and B are evaluated once: the first grows with sqrt(N), the second with N.
 
-Of the secure ring dimensions and numbers of digits those with the least predicted time are taken
-(`fhecompile.ir.work_model`). More digits mean fewer special primes but bigger keys, so that one
-digit more must save `DIGIT_WORTH` of the time.
+An operation takes as long with a small prime as with one of `PRIME_BITS`, a whole machine word, but
+a small one leaves more of log QP: for a smaller ring, or for fewer digits or special primes. So
+secure parameters of all sizes of primes are listed, with as few primes as the largest ones need and
+one more, and looked at in the order of their predicted time (`fhecompile.ir.work_model`), of equal
+ones the largest primes first, until some are precise enough. More digits mean fewer special primes
+but bigger keys, so that one digit more must save `DIGIT_WORTH` of the time.
+
+Primes are 1 modulo 2N, about 0.35 q 2N apart on average, and lie on both sides of 2^q, q their
+size, so that L of them are within
+
+    L / 2 * 0.35 q 2N 2^-q
+
+of it, relatively, or four times that where primes are rare; after k squarings it is 2^k times as
+much. The scales of the plan ignore it, so that it may be `SPREAD_SHARE` of the promise at most.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 from fhecompile.ckks.gallery import TEMPLATE_BITS
@@ -35,12 +47,16 @@ from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePlan, ScalePolicy, plan_scales
-from fhecompile.ir.tensor import Function
+from fhecompile.ir.tensor import Function, Mul, Poly, TensorGraph
 from fhecompile.ir.work_model import predict_work
 from passes.fit_functions import ApproximationError
 from passes.infer_ranges import Calibration, Ranges
 
 MIN_SCALE_BITS = 15
+PRIME_BITS = 59
+LEAST_PRIME_BITS = 30
+MORE_PRIMES = 1  # than with the largest primes, at most
+SPREAD_SHARE = 1 / 16
 DIGIT_WORTH = 0.02
 
 
@@ -110,9 +126,9 @@ class ScaleChoice:
 
 @dataclass(frozen=True)
 class SelectParameters(Pass):
-    """See the module docstring; zero for `activation_bits` and `constant_bits` means chosen."""
+    """See the module docstring; zero for the other options means chosen."""
 
-    prime_bits: int = 59
+    prime_bits: int = 0
     activation_bits: float = 0.0
     constant_bits: float = 0.0
     digits: int = 0
@@ -126,42 +142,59 @@ class SelectParameters(Pass):
             raise InternalError(f"no polynomial stands for the function {left[0]}: fit_functions")
 
     def run(self, program: Program) -> PassResult:
-        options = program.options
-        tried: list[str] = []
-        imprecise = 0  # smallest ring dimension at which no scales are precise enough
+        parameters, choice = _Search(self, program).run()
+        remark = (
+            f"N = 2^{parameters.ring_dimension.bit_length() - 1}, {parameters.levels} primes "
+            f"of {parameters.prime_bits} bits, {parameters.digits} digits, log QP "
+            f"{parameters.log_qp}; activations 2^{choice.policy.activation_bits:g}, "
+            f"constants 2^{choice.policy.constant_bits:g}, "
+            f"predicted error {choice.predicted_error:.2g}"
+        )
+        return PassResult(program.having(parameters, choice), True, (remark,))
+
+
+class _Search:
+    """Finds the cheapest parameters of one program that are secure and precise enough."""
+
+    def __init__(self, options: SelectParameters, program: Program) -> None:
+        self.options, self.program = options, program
+        self.measured = measure_errors(program)
+        self.largest = program.facts[Ranges].largest
+        self.fitted = fitted_error(program).largest
+        # Outputs that are zero on all calibration data have no range to be relative to.
+        self.range = self.measured.output_range or 1.0
+        self.promise = 2.0**-program.options.precision_bits
+        self.promised = self.range * self.promise
+        self.squarings = _squarings(program.graph)
+        self.widest = options.prime_bits or PRIME_BITS
+
+    def run(self) -> tuple[Parameters, ScaleChoice]:
+        """Looks at possible parameters, the cheapest first, until some are precise enough."""
+        options = self.program.options
         wanted = options.ring_dimension
-        measured = measure_errors(program)
-        rings = [wanted] if wanted else sorted(MAX_LOG_QP[options.security_bits])
-        best: tuple[float, Parameters, ScaleChoice] | None = None
-        for n in rings:
-            found = self._scales(program, n, measured)
-            if found is None:
-                imprecise = imprecise or n
+        tried: list[str] = []
+        imprecise: tuple[int, int] | None = None  # smallest ring without precise scales, primes
+        possible: list[tuple[float, int, list[Parameters]]] = []
+        for n in [wanted] if wanted else sorted(MAX_LOG_QP[options.security_bits]):
+            reference = self._scales(n, self.widest, FIRST_PRIME_BITS)
+            if reference is None or self._spread(n, reference[1], self.widest) > self.promise:
+                imprecise = imprecise or (n, reference[1] if reference else 1)
                 continue
-            choice, levels = found
-            secure = self._parameters(program, n, levels)
-            if not secure:
-                tried.append(f"2^{n.bit_length() - 1} ({levels} primes)")
-                continue
-            plan = plan_scales(program.graph, choice.policy)
-            for parameters in secure:
-                work = predict_work(program.graph, plan, parameters)
-                work *= 1.0 + DIGIT_WORTH * parameters.digits
-                if best is None or work < best[0]:
-                    best = (work, parameters, choice)
-        if best is not None:
-            _, parameters, choice = best
-            remark = (
-                f"N = 2^{parameters.ring_dimension.bit_length() - 1}, {parameters.levels} primes "
-                f"of {self.prime_bits} bits, {parameters.digits} digits, log QP "
-                f"{parameters.log_qp}; activations 2^{choice.policy.activation_bits:g}, "
-                f"constants 2^{choice.policy.constant_bits:g}, "
-                f"predicted error {choice.predicted_error:.2g}"
-            )
-            return PassResult(program.having(parameters, choice), True, (remark,))
-        if imprecise and not tried:
-            raise self._too_imprecise(program, imprecise, measured)
-        depth = measure_depth(program.graph)
+            choice, levels = reference
+            plan = plan_scales(self.program.graph, choice.policy)
+            groups = self._secure(n, levels)
+            for group in groups:
+                work = predict_work(self.program.graph, plan, group[0])
+                work *= 1.0 + DIGIT_WORTH * group[0].digits
+                possible.append((work, len(possible), group))
+            tried.append(f"2^{n.bit_length() - 1} ({levels} primes)")
+        for _, _, group in sorted(possible):
+            for parameters in group:
+                if precise := self._precise(parameters):
+                    return parameters, precise
+        if imprecise:
+            raise self._too_imprecise(*imprecise)
+        depth = measure_depth(self.program.graph)
         raise FheCompileError(
             "too-deep",
             f"no ring dimension is secure at {options.security_bits} bits for multiplicative depth "
@@ -170,71 +203,118 @@ class SelectParameters(Pass):
             hint="lower --precision-bits, or make the network shallower",
         )
 
-    def _template_levels(self, program: Program, scales: ScalePlan) -> int:
-        """Primes that let the output be made a template (`fhecompile.ckks.gallery`)."""
-        (output,) = program.graph.outputs()
-        above = scales.scale[output.name] - (self.prime_bits + TEMPLATE_BITS)
-        return scales.level[output.name] + 1 + max(0, math.ceil(above / self.prime_bits))
+    def _secure(self, n: int, fewest: int) -> list[list[Parameters]]:
+        """Secure parameters that take equally long, the largest primes first in every group."""
+        bits = self.program.options.security_bits
+        groups: dict[tuple[int, int, int], list[Parameters]] = {}
+        for levels in range(fewest, fewest + MORE_PRIMES + 1):
+            for digits, (q, first) in product(self._digits(levels), self._sizes()):
+                p = Parameters(n, levels, q, first, digits, bits)
+                if p.is_secure() and p.uses_all_digits:
+                    group = groups.setdefault((levels, digits, p.special_primes), [])
+                    # Of the first primes that go with a size the largest one is enough.
+                    if not group or group[-1].prime_bits != q:
+                        group.append(p)
+        found = list(groups.values())
+        if not found and self.program.options.insecure_toy:
+            digits = self._digits(fewest)[0]
+            found.append(
+                [Parameters(n, fewest, self.widest, FIRST_PRIME_BITS, digits, bits, insecure=True)]
+            )
+        return found
 
-    def _parameters(self, program: Program, n: int, levels: int) -> list[Parameters]:
-        """The secure parameters by number of digits, or one insecure choice if that is allowed."""
-        options = program.options
-        tried = [self.digits] if self.digits else range(1, levels + 2)
-        made = [
-            Parameters(n, levels, self.prime_bits, FIRST_PRIME_BITS, d, options.security_bits)
-            for d in tried
+    def _precise(self, p: Parameters) -> ScaleChoice | None:
+        """The most precise scales that these primes are enough for, if they are precise enough."""
+        if self._spread(p.ring_dimension, p.levels, p.prime_bits) > self.promise:
+            return None
+        found = self._scales(p.ring_dimension, p.prime_bits, p.first_prime_bits, p.levels)
+        return found[0] if found else None
+
+    def _digits(self, levels: int) -> Sequence[int]:
+        return [self.options.digits] if self.options.digits else range(1, levels + 2)
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Bits of the rescaling primes and of the first one, the largest first."""
+        if self.options.prime_bits or self.program.options.insecure_toy:
+            sizes = range(self.widest, self.widest - 1, -1)
+        else:
+            sizes = range(PRIME_BITS, LEAST_PRIME_BITS - 1, -1)
+        # A gallery's scores need all of the first prime (`fhecompile.ckks.gallery`).
+        whole = self.program.options.match == "gallery"
+        return [
+            (q, first)
+            for q in sizes
+            for first in range(FIRST_PRIME_BITS, FIRST_PRIME_BITS - 1 if whole else q - 1, -1)
         ]
-        secure = [p for p in made if p.is_secure()]
-        if not secure and options.insecure_toy:
-            return [replace(made[0], insecure=True)]
-        return secure
 
-    def _too_imprecise(self, program: Program, n: int, measured: MeasuredErrors) -> FheCompileError:
-        s, a = measured.best_split(n, 2 * self.prime_bits)
-        error = PEAK_TO_RMS * measured.error(n, s, a) + fitted_error(program).largest
-        reached = (measured.output_range or 1.0) / error
+    def _spread(self, n: int, levels: int, q: int) -> float:
+        """What primes unlike 2^q change at most, relative to the outputs, over their share."""
+        apart = levels / 2 * 0.35 * q * 2 * n * 2.0**-q
+        return float(apart * 2.0**self.squarings / SPREAD_SHARE)
+
+    def _scales(
+        self, n: int, q: int, first: int, most: int | None = None
+    ) -> tuple[ScaleChoice, int] | None:
+        """The policy that is precise enough with the fewest primes, and that number of primes.
+
+        With `most` it is the most precise policy that takes no more primes; None: there is none.
+        """
+        options, graph = self.options, self.program.graph
+        fixed = bool(options.activation_bits and options.constant_bits)
+        best: tuple[int, float, ScalePolicy] | None = None
+        for total in range(2 * MIN_SCALE_BITS, 2 * q + 1):
+            s, a = self.measured.best_split(n, total)
+            if fixed:
+                s, a = options.activation_bits, options.constant_bits
+            error = self.measured.error(n, s, a)
+            if PEAK_TO_RMS * error + self.fitted > self.promised and not fixed:
+                continue
+            fewest = q * len(graph.nodes)
+            for bump in range(0, q, 3):
+                policy = ScalePolicy(s, a, q, float(bump))
+                scales = plan_scales(graph, policy)
+                levels = scales.levels(self.largest, first)
+                if self.program.options.match == "gallery":
+                    levels = max(levels, self._template_levels(scales, q))
+                fewest = min(fewest, levels)
+                levels = max(levels, most or 0)
+                if best is None or (levels, error) < best[:2]:
+                    best = (levels, error, policy)
+            assert best is not None
+            if fixed or fewest > best[0]:
+                break
+        if best is None or (most and best[0] > most):
+            return None
+        levels, error, policy = best
+        choice = ScaleChoice(policy, error, self.measured.output_range, self.promised, self.fitted)
+        return choice, max(1, levels)
+
+    def _template_levels(self, scales: ScalePlan, q: int) -> int:
+        """Primes that let the output be made a template (`fhecompile.ckks.gallery`)."""
+        (output,) = self.program.graph.outputs()
+        above = scales.scale[output.name] - (q + TEMPLATE_BITS)
+        return scales.level[output.name] + 1 + max(0, math.ceil(above / q))
+
+    def _too_imprecise(self, n: int, levels: int) -> FheCompileError:
+        q = self.widest
+        s, a = self.measured.best_split(n, 2 * q)
+        error = (PEAK_TO_RMS * self.measured.error(n, s, a) + self.fitted) / self.range
+        reached = 1.0 / max(error, self._spread(n, levels, q))
         return FheCompileError(
             "precision-not-reachable",
-            f"{program.options.precision_bits:g} bits of precision are asked for, primes of "
-            f"{self.prime_bits} bits reach {math.floor(math.log2(reached))}",
+            f"{self.program.options.precision_bits:g} bits of precision are asked for, primes of "
+            f"{q} bits reach {math.floor(math.log2(reached))}",
             hint="lower --precision-bits",
         )
 
-    def _scales(
-        self, program: Program, n: int, measured: MeasuredErrors
-    ) -> tuple[ScaleChoice, int] | None:
-        """The policy with the fewest primes that is precise enough, and that number of primes."""
-        largest = program.facts[Ranges].largest
-        # Outputs that are zero on all calibration data have no range to be relative to.
-        promised = (measured.output_range or 1.0) * 2.0**-program.options.precision_bits
-        changed = fitted_error(program).largest
-        fixed = bool(self.activation_bits and self.constant_bits)
-        highest = 2 * self.prime_bits
-        best: tuple[int, float, ScalePolicy] | None = None
-        for total in range(2 * MIN_SCALE_BITS, highest + 1):
-            s, a = measured.best_split(n, total)
-            if fixed:
-                s, a = self.activation_bits, self.constant_bits
-            error = measured.error(n, s, a)
-            if PEAK_TO_RMS * error + changed > promised and not fixed:
-                continue
-            fewest = self.prime_bits * len(program.graph.nodes)
-            for bump in range(0, self.prime_bits, 3):
-                policy = ScalePolicy(s, a, self.prime_bits, float(bump))
-                scales = plan_scales(program.graph, policy)
-                levels = scales.levels(largest, FIRST_PRIME_BITS)
-                if program.options.match == "gallery":
-                    levels = max(levels, self._template_levels(program, scales))
-                fewest = min(fewest, levels)
-                if best is None or (levels, error) < best[:2]:
-                    best = (levels, error, policy)
-            if fixed or (best is not None and fewest > best[0]):
-                break
-        if best is None:
-            return None
-        levels, error, policy = best
-        choice = ScaleChoice(policy, error, measured.output_range, promised, changed)
-        return choice, max(1, levels)
+
+def _squarings(graph: TensorGraph) -> int:
+    """The most products of encrypted values on a path to an output."""
+    found: dict[str, int] = {}
+    for node in graph:
+        product = isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1)
+        found[node.name] = max((found[name] for name in node.inputs), default=0) + product
+    return max(found.values(), default=0)
 
 
 def fitted_error(program: Program) -> ApproximationError:

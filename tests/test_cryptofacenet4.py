@@ -79,7 +79,7 @@ def test_depth_levels_and_security(summary: PlanSummary) -> None:
     assert summary.multiplicative_depth == 23
     assert summary.levels <= 16
     assert summary.bootstraps == 0
-    assert summary.ring_dimension == 1 << 16
+    assert summary.ring_dimension == 1 << 15
     assert summary.security_bits == 128 and summary.log_qp <= 1747
 
 

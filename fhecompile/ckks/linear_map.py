@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -63,6 +64,10 @@ class LinearTerm:
 
     def multiply_accumulates(self) -> int:
         """Number of points that are not padding and have a non-zero value."""
+        return self._nonzeros
+
+    @cached_property
+    def _nonzeros(self) -> int:  # counted once: many parameters are compared for one graph
         valid = (self.out_index >= 0) & (self.in_index >= 0) & (self.values != 0)
         return int(np.broadcast_to(valid, self.shape).sum())
 

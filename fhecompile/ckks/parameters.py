@@ -92,6 +92,12 @@ class Parameters:
         return math.ceil(bits / SPECIAL_PRIME_BITS)
 
     @property
+    def uses_all_digits(self) -> bool:
+        """Whether none of the digits is left without a prime, which OpenFHE refuses."""
+        primes = self.levels + 1
+        return math.ceil(primes / math.ceil(primes / self.digits)) == self.digits
+
+    @property
     def log_q(self) -> int:
         """log2 Q."""
         return self.first_prime_bits + self.levels * self.prime_bits
@@ -112,6 +118,9 @@ class Parameters:
         return 2 * (self.levels + 1 - level) * self.ring_dimension * WORD_BYTES
 
     def is_secure(self) -> bool:
-        """Whether log QP keeps the bound for `security_bits`."""
+        """Whether log QP keeps the bound for `security_bits`.
+
+        Primes lie on both sides of 2^size, so that Q may be a little above 2^log_q.
+        """
         bound = MAX_LOG_QP[self.security_bits].get(self.ring_dimension, 0)
-        return self.log_qp <= bound
+        return self.log_qp < bound

@@ -74,9 +74,15 @@ def test_is_secure_keeps_the_bound() -> None:
     assert Parameters(1 << 15, 1, 59, 60, 1, 128).is_secure()
     at_bound = Parameters(1 << 16, 28, 57, 31, 29, 128)
     assert at_bound.log_qp == 31 + 28 * 57 + 60 == 1687
-    assert Parameters(1 << 16, 29, 57, 34, 30, 128).log_qp == 1747
-    assert Parameters(1 << 16, 29, 57, 34, 30, 128).is_secure()
-    assert not Parameters(1 << 16, 29, 57, 35, 30, 128).is_secure()
+    assert Parameters(1 << 16, 29, 57, 34, 30, 128).log_qp == 1747  # primes above 2^57 exceed it
+    assert not Parameters(1 << 16, 29, 57, 34, 30, 128).is_secure()
+    assert Parameters(1 << 16, 29, 57, 33, 30, 128).is_secure()
+
+
+@pytest.mark.parametrize(("levels", "digits", "all_used"), [(5, 4, False), (5, 3, True)])
+def test_a_digit_without_a_prime(levels: int, digits: int, all_used: bool) -> None:
+    """Six primes are two to a digit when there are four: three digits are filled."""
+    assert Parameters(1 << 14, levels, 40, 60, digits, 128).uses_all_digits is all_used
 
 
 def test_unknown_rings_are_not_secure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fhecompile.ir.tensor import TensorGraph
 from fhecompile.ir.work_model import predict_work
 from fhecompile.options import CompileOptions
 from fhecompile.pipeline import build_pipeline
-from passes.infer_ranges import Calibration
+from passes.infer_ranges import Calibration, Ranges
 from passes.select_parameters import DIGIT_WORTH, ScaleChoice, measure_errors
 from tests.graphs import FIXED_SCALES, Builder, matrix, run_passes
 
@@ -76,11 +77,11 @@ def test_precision_that_cannot_be_reached() -> None:
 
 def test_too_deep() -> None:
     with pytest.raises(FheCompileError) as caught:
-        select(squarings(), ring_dimension=1 << 13)
+        select(squarings(), ring_dimension=1 << 12)
     assert re.fullmatch(
         re.escape(
             "last: no ring dimension is secure at 128 bits for multiplicative depth 5; "
-            "tried 2^13 (PRIMES primes) [too-deep]\n"
+            "tried 2^12 (PRIMES primes) [too-deep]\n"
             "  hint: lower --precision-bits, or make the network shallower"
         ).replace("PRIMES", r"\d+"),
         caught.value.render(),
@@ -132,6 +133,77 @@ def test_scales_can_be_fixed() -> None:
     policy = facts[ScaleChoice].policy
     assert (policy.activation_bits, policy.constant_bits, policy.prime_bits) == (33.0, 21.0, 54)
     assert facts[Parameters].prime_bits == 54
+
+
+def test_small_primes_are_taken_where_they_make_the_ring_smaller() -> None:
+    small = select(squarings()).facts[Parameters]
+    whole = select(squarings(), "prime_bits=59").facts[Parameters]
+    assert (small.ring_dimension, small.digits) == (1 << 13, 4)
+    assert 30 <= small.prime_bits <= small.first_prime_bits < 59 == whole.prime_bits
+    assert small.is_secure()
+    assert whole.ring_dimension == 1 << 14
+
+
+def test_of_equal_work_the_largest_primes_are_taken() -> None:
+    """One bit more, and the same ring, levels, digits and special primes are not secure."""
+    p = select(squarings()).facts[Parameters]
+    larger = replace(p, prime_bits=p.prime_bits + 1, first_prime_bits=p.prime_bits + 1)
+    assert not larger.is_secure()
+    assert not replace(p, first_prime_bits=p.first_prime_bits + 1).is_secure()
+
+
+def test_scales_fit_the_primes_that_were_chosen() -> None:
+    for bits in (6.0, 8.0, 10.0, 14.0):
+        facts = select(squarings(3), precision_bits=bits).facts
+        p, choice = facts[Parameters], facts[ScaleChoice]
+        scales = plan_scales(squarings(3), choice.policy)
+        needed = scales.levels(facts[Ranges].largest, p.first_prime_bits)
+        assert choice.policy.prime_bits == p.prime_bits
+        assert needed <= p.levels
+        assert choice.allows(choice.predicted_error)
+
+
+def test_more_precision_never_takes_smaller_primes_in_one_ring() -> None:
+    sizes: dict[int, list[int]] = {}
+    for bits in range(4, 17, 2):
+        p = select(squarings(), precision_bits=float(bits)).facts[Parameters]
+        sizes.setdefault(p.ring_dimension, []).append(p.levels * p.prime_bits)
+    assert list(sizes) == sorted(sizes)
+    assert len(sizes) > 1
+    for found in sizes.values():
+        assert found == sorted(found)
+
+
+def test_a_gallery_has_a_whole_first_prime() -> None:
+    b = Builder()
+    b.input("x", 1, 4)
+    b.affine("map", {"x": matrix(4, 4)})
+    graph = b.output(b.poly("square", "map", 0.0, 0.0, 1.0))
+    small = select(graph, precision_bits=3.0).facts[Parameters]
+    assert small.first_prime_bits < 60
+    stored = select(graph, precision_bits=3.0, match="gallery").facts[Parameters]
+    assert stored.first_prime_bits == 60
+
+
+@pytest.mark.parametrize(("n", "q"), [(1 << 13, 36), (1 << 14, 40), (1 << 15, 50)])
+@pytest.mark.parametrize("count", [4, 12])
+def test_primes_are_as_far_from_their_power_as_is_assumed(n: int, q: int, count: int) -> None:
+    """Of the nearest ones on both sides, which are looked for here, the farthest."""
+    found: list[int] = []
+    step = 2 * n
+    for k in range(1, 1 << 12):
+        for candidate in ((1 << q) + k * step + 1, (1 << q) - k * step + 1):
+            if len(found) < count and _is_prime(candidate):
+                found.append(candidate)
+    assert len(found) == count
+    farthest = max(abs(p - (1 << q)) for p in found)
+    assumed = count / 2 * 0.35 * q * step
+    assert 0.3 * assumed < farthest < 4.0 * assumed
+
+
+def _is_prime(candidate: int) -> bool:
+    """Fermat's test to a few bases; Carmichael numbers are too rare to matter."""
+    return all(pow(base, candidate - 1, candidate) == 1 for base in (2, 3, 5, 7))
 
 
 def test_digits_can_be_fixed() -> None:
