@@ -24,6 +24,7 @@ BUILT_IN = (
     "lower_affine",
     "build_slots",
     "limit_keys",
+    "join_folds",
     "share_rotations",
     "schedule_operations",
     "emit_plan",
@@ -33,5 +34,5 @@ DEFAULT_PIPELINE = (
     "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,clean_graph,pack_branches,"
     "match_embeddings,batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,infer_ranges,"
     "select_parameters,assign_scales,assign_levels,assign_layouts,"
-    "lower_affine,build_slots,limit_keys,share_rotations,schedule_operations,emit_plan"
+    "lower_affine,build_slots,limit_keys,join_folds,share_rotations,schedule_operations,emit_plan"
 )

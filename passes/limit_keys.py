@@ -30,6 +30,15 @@ from passes.share_rotations import kept_rotations
 OTHER_KEYS = 2  # conjugation and relinearisation
 
 
+def key_budget(program: Program) -> int:
+    """Rotation keys there may be, see the module docstring."""
+    options = program.options
+    if options.max_memory is None:
+        return options.max_keys
+    keys = (options.max_memory // 2) // program.facts[Parameters].key_bytes - OTHER_KEYS
+    return max(0, min(options.max_keys, keys))
+
+
 @dataclass(frozen=True)
 class LimitKeys(Pass):
     """See the module docstring."""
@@ -39,12 +48,8 @@ class LimitKeys(Pass):
     def run(self, program: Program) -> PassResult:
         parameters = program.facts[Parameters]
         graph = program.slot_graph()
-        budget = program.options.max_keys
-        if program.options.max_memory is not None:
-            keys = (program.options.max_memory // 2) // parameters.key_bytes - OTHER_KEYS
-            budget = max(0, min(budget, keys))
         uses = _uses(graph, parameters)
-        composed = _compose(uses, parameters.slots, budget, kept_rotations(program))
+        composed = _compose(uses, parameters.slots, key_budget(program), kept_rotations(program))
         remark = f"{len(uses)} rotations, {len(composed)} composed of others"
         if not composed:
             return PassResult(program, False, (remark,))

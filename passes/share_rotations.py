@@ -4,7 +4,8 @@ r"""Rotates cheaply: equal rotations once, several of one value hoisted, giant s
   value at a deeper level (a convolution and the shortcut beside its second one).
 - Two or more rotations of one value share its digit decomposition (`hoist`); each then costs the
   inner product with its key and one division by P.
-- A `rotate_sum` keeps every rotated term in the extended basis QP and divides by P once at the end
+- A `rotate_sum` keeps every rotated term in the extended basis QP and divides by P once at the end;
+  terms that are one value share its digit decomposition, too
   (Bossuat, Mouchet, Troncoso-Pastoriza, Hubaux 2021, "double hoisting").
 """
 
@@ -97,23 +98,31 @@ class _Rewriter:
         elif self.rotations[node.inputs[0]] < 2:
             made = self.after.emit("rotate", (value,), node.layer, offset=offset)
         else:
-            if value not in self.digits:
-                self.digits[value] = self.after.emit("hoist", (value,), node.layer)
-                self.hoisted += 1
-            made = self.after.emit(
-                "rotate_hoisted", (value, self.digits[value]), node.layer, offset=offset
-            )
+            digits = self._decomposed(node, value)
+            made = self._emit(node, "rotate_hoisted", value, digits, offset=offset)
         self.rotated[value, offset] = made
         return made
+
+    def _decomposed(self, node: SlotNode, value: int) -> int:
+        if value not in self.digits:
+            self.digits[value] = self._emit(node, "hoist", value)
+            self.hoisted += 1
+        return self.digits[value]
 
     def _rotate_sum(self, node: SlotNode, values: tuple[int, ...]) -> int:
         still: int | None = None
         extended: int | None = None
-        for value, offset in zip(values, node.attributes["offsets"], strict=True):
+        terms = list(zip(values, node.attributes["offsets"], strict=True))
+        rotations = Counter(value for value, offset in terms if offset)
+        for value, offset in terms:
             if offset == 0:
                 still = value if still is None else self._emit(node, "add", still, value)
                 continue
-            turned = self._emit(node, "rotate_extended", value, offset=offset)
+            if rotations[value] < 2:
+                turned = self._emit(node, "rotate_extended", value, offset=offset)
+            else:
+                digits = self._decomposed(node, value)
+                turned = self._emit(node, "rotate_hoisted_extended", value, digits, offset=offset)
             extended = (
                 turned if extended is None else self._emit(node, "add_extended", extended, turned)
             )

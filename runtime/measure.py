@@ -178,6 +178,7 @@ def _tasks(secret: SecretContext, level: int) -> dict[str, Task]:
         "hoist": lambda: context.EvalFastRotationPrecompute(x),
         "rotate_hoisted": lambda: context.EvalFastRotation(x, 1, digits),
         "rotate_extended": extended,
+        "rotate_hoisted_extended": lambda: context.EvalFastRotationExt(x, 1, digits, True),
         "add_extended": lambda: context.EvalAddInPlaceNoCheck(total, term),
         "key_switch_down": lambda: context.KeySwitchDown(term),
         "square": lambda: context.EvalSquare(x),

@@ -18,6 +18,7 @@ KINDS = {
     "rotate_hoisted": "rotate",
     "rotate_sum": "rotate",
     "rotate_extended": "rotate",
+    "rotate_hoisted_extended": "rotate",
     "add_extended": "rotate",
     "key_switch_down": "rotate",
     "square": "square",

@@ -38,6 +38,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "rotate_hoisted": ("key", "lower"),
     "rotate_sum": (*_KEY_SWITCH, "add"),  # per rotated term
     "rotate_extended": ("raise", "key"),
+    "rotate_hoisted_extended": ("key",),
     "add_extended": ("add_qp",),
     "key_switch_down": ("lower",),
     "dot_plain": ("encode", "multiply", "add"),  # per term

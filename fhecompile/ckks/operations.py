@@ -152,6 +152,13 @@ def _rotate_sum(operands: Sequence[ValueType], attributes: Attributes, __: int) 
     return _alike(operands, attributes, 0)
 
 
+def _rotate_hoisted_extended(
+    operands: Sequence[ValueType], attributes: Attributes, prime_bits: int
+) -> ValueType:
+    x = _rotate_hoisted(operands, attributes, prime_bits)
+    return ValueType("extended", x.level, x.scale)
+
+
 OPERATIONS: dict[str, Operation] = {
     "input": Operation(0, {"tensor": int, "part": int, "level": int, "scale": float}, _declared),
     "output": Operation(1, {"tensor": int, "part": int}, _same),
@@ -163,6 +170,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "rotate_sum": Operation(None, {"offsets": list[int]}, _rotate_sum),
     "rotate_extended": Operation(1, {"offset": int}, _kind("extended"), 1),
+    "rotate_hoisted_extended": Operation(
+        2, {"offset": int}, _rotate_hoisted_extended, 1, kinds=("ciphertext", "digits")
+    ),
     "add_extended": Operation(2, {}, _alike, kinds=("extended", "extended")),
     "key_switch_down": Operation(1, {}, _same, kinds=("extended",)),
     "dot_plain": Operation(
@@ -226,7 +236,7 @@ def _is_of(value: object, kind: type | GenericAlias) -> bool:
 
 def automorphisms(op: str, attributes: Attributes) -> list[int]:
     """Rotation offsets the operation needs keys for, as given (zero and signs included)."""
-    if op in ("rotate", "rotate_hoisted", "rotate_extended"):
+    if op in ("rotate", "rotate_hoisted", "rotate_extended", "rotate_hoisted_extended"):
         return [attributes["offset"]]
     if op == "rotate_sum":
         return [offset for offset in attributes["offsets"] if offset]

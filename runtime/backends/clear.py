@@ -46,6 +46,9 @@ class ClearBackend(Backend):
     def rotate_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
         return self.rotate(node, operands)
 
+    def rotate_hoisted_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self.rotate_extended(node, operands)
+
     def add_extended(self, node: OperationNode, operands: Operands) -> SlotArray:
         return operands[0] + operands[1]
 

@@ -102,8 +102,11 @@ class OpenfheBackend(Backend):
         return self._labelled(total)
 
     def rotate_extended(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        x = operands[0]
-        digits = self.context.EvalFastRotationPrecompute(x)
+        digits = self.context.EvalFastRotationPrecompute(operands[0])
+        return self.rotate_hoisted_extended(node, (operands[0], digits))
+
+    def rotate_hoisted_extended(self, node: OperationNode, operands: Operands) -> Ciphertext:
+        x, digits = operands
         return self._labelled(
             self.context.EvalFastRotationExt(x, node.attributes["offset"], digits, True)
         )

@@ -57,6 +57,9 @@ def test_hoisting_and_the_extended_basis_split_a_rotation() -> None:
     assert seconds("rotate") == pytest.approx(
         seconds("rotate_extended") + seconds("key_switch_down")
     )
+    assert seconds("rotate_extended") == pytest.approx(
+        seconds("hoist") + seconds("rotate_hoisted_extended")
+    )
     assert seconds("square") > seconds("rotate") > seconds("mul_plain") > seconds("add")
 
 

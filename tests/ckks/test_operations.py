@@ -37,6 +37,7 @@ TYPES: list[tuple[str, list[ValueType], dict[str, Any], ValueType]] = [
     ("rotate_hoisted", [X, DIGITS], {"offset": 3}, X),
     ("rotate_sum", [X, X], {"offsets": [1, 0]}, X),
     ("rotate_extended", [X], {"offset": 3}, EXTENDED),
+    ("rotate_hoisted_extended", [X, DIGITS], {"offset": 3}, EXTENDED),
     ("add_extended", [EXTENDED, EXTENDED], {}, EXTENDED),
     ("key_switch_down", [EXTENDED], {}, X),
     ("dot_plain", [X, value(2, 38.0)], DOT, value(2, 60.0)),
@@ -151,6 +152,7 @@ def test_error(op: str, operands: list[ValueType], attributes: dict[str, Any], t
 def test_automorphisms() -> None:
     assert automorphisms("rotate", {"offset": -3}) == [-3]
     assert automorphisms("rotate_hoisted", {"offset": 0}) == [0]
+    assert automorphisms("rotate_hoisted_extended", {"offset": -1}) == [-1]
     assert automorphisms("rotate_extended", {"offset": 5}) == [5]
     assert automorphisms("rotate_sum", {"offsets": [1, 0, -2]}) == [1, -2]
     assert automorphisms("conjugate", {}) == []
@@ -159,5 +161,6 @@ def test_automorphisms() -> None:
 def test_operations_that_switch_keys() -> None:
     switching = {op for op, operation in OPERATIONS.items() if operation.key_switches}
     assert switching == {
-        *("rotate", "conjugate", "rotate_hoisted", "rotate_extended", "mul", "square")
+        *("rotate", "conjugate", "rotate_hoisted", "rotate_extended", "rotate_hoisted_extended"),
+        *("mul", "square"),
     }

@@ -87,6 +87,20 @@ def test_a_rotated_sum_divides_once(zeros: int) -> None:
     assert keys.offsets == (3, 7, 11)
 
 
+def test_terms_of_a_sum_that_are_one_value_share_its_digits() -> None:
+    s = Slots()
+    other = s.emit("scale_up", s.x, bits=4)
+    values = [other, other, s.emit("scale_up", s.x, bits=4), other]
+    s.emit("output", s.emit("rotate_sum", *values, offsets=[0, 1, 2, 3]), tensor=0, part=0)
+    after, keys, remark = s.shared()
+    count = Counter(operations(after))
+    assert count["hoist"] == count["rotate_extended"] == 1
+    assert count["rotate_hoisted_extended"] == 2
+    assert count["key_switch_down"] == 1
+    assert keys.offsets == (1, 2, 3)
+    assert remark == "3 rotation keys, 1 hoisted groups"
+
+
 def test_a_sum_that_does_not_rotate_needs_no_key() -> None:
     s = Slots()
     s.emit("output", s.emit("rotate_sum", s.x, s.x, offsets=[0, 0]), tensor=0, part=0)

@@ -33,7 +33,7 @@ def summary(plan: Plan) -> PlanSummary:
 
 def test_counts_are_those_of_the_operations(plan: Plan, summary: PlanSummary) -> None:
     operations = plan.program.operations
-    turning = ("rotate", "rotate_hoisted", "rotate_extended")
+    turning = ("rotate", "rotate_hoisted", "rotate_extended", "rotate_hoisted_extended")
     assert summary.rotations == sum(info.op in turning for info in operations)
     assert summary.key_switches == sum(OPERATIONS[info.op].key_switches for info in operations)
     assert summary.plaintext_mults == sum(

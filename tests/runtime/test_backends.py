@@ -86,8 +86,11 @@ def test_rotate_sum_is_its_expansion(clear: ClearBackend) -> None:
     kind = ciphertext(40)
     a, b, c = X[0], X[1], X[0] + 1
     direct = clear.execute(node("rotate_sum", kind, kind, kind, offsets=[0, 3, -7]), [a, b, c])
+    digits = clear.execute(node("hoist", kind), [c])
+    hoisted = node("rotate_hoisted_extended", kind, ValueType("digits", 0, 40.0), offset=-7)
     extended = [
-        clear.execute(node("rotate_extended", kind, offset=y), [x]) for x, y in ((b, 3), (c, -7))
+        clear.execute(node("rotate_extended", kind, offset=3), [b]),
+        clear.execute(hoisted, [c, digits]),
     ]
     wide = ValueType("extended", 0, 40.0)
     total = clear.execute(node("add_extended", wide, wide), extended)
