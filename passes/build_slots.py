@@ -32,7 +32,7 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.ckks.slot_mask import mask_factor
 from fhecompile.errors import InternalError
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.scales import MATCH_BITS, ScalePlan
+from fhecompile.ir.scales import ScalePlan, match_scales
 from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
 from fhecompile.ir.tensor import (
     Add,
@@ -334,27 +334,31 @@ class _Builder:
         left, right = left * (parts // len(left)), right * (parts // len(right))
         results = []
         for a, b in zip(left, right, strict=True):
+            if isinstance(node, Add):
+                results.append(self.emit("add", *self._matched(a, b)))
+                continue
             level = max(self.level(a), self.level(b))
             a, b = self.at_level(a, level), self.at_level(b, level)
-            if isinstance(node, Mul):
-                results.append(self.emit("square", a) if a == b else self.emit("mul", a, b))
-            else:
-                results.append(self.emit("add", *self._matched(a, b)))
+            results.append(self.emit("square", a) if a == b else self.emit("mul", a, b))
         return [self.rescaled(value) for value in results]
 
-    def _matched(self, a: int, b: int) -> tuple[int, int]:
-        """Both summands at one scale, by integer factors."""
-        if self.scale(a) < self.scale(b):
-            return self._matched(b, a)[::-1]
-        difference = self.scale(a) - self.scale(b)
-        if difference <= 1e-9:
-            return a, b
-        if abs(difference - round(difference)) < 1e-9:
-            return a, self.emit("scale_up", b, bits=round(difference))
-        bits = difference + MATCH_BITS
-        ones = self.vector(np.ones(()), (1,), self._everywhere())
-        lifted = self.emit("mul_plain", b, vector=ones, part=0, scale=float(bits))
-        return self.emit("scale_up", a, bits=MATCH_BITS), lifted
+    def _matched(self, a: int, b: int) -> list[int]:
+        """Both summands at one level and one scale."""
+        places = [(float(self.scale(value)), self.level(value)) for value in (a, b)]
+        found = match_scales(places[0], places[1], self.parameters.prime_bits)
+        level = max(self.level(a), self.level(b))
+        summands = []
+        for value, bits, rescales in zip((a, b), found.bits, found.rescales, strict=True):
+            value = self.at_level(value, level - rescales)
+            if bits == round(bits):
+                value = self.emit("scale_up", value, bits=round(bits)) if bits else value
+            else:
+                ones = self.vector(np.ones(()), (1,), self._everywhere())
+                value = self.emit("mul_plain", value, vector=ones, part=0, scale=bits)
+            for _ in range(rescales):
+                value = self.emit("rescale", value)
+            summands.append(value)
+        return summands
 
     def _everywhere(self) -> Layout:
         slots = next(iter(self.layouts.values())).slots

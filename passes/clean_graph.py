@@ -14,6 +14,7 @@ import numpy as np
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import (
     Affine,
+    Chebyshev,
     Function,
     Input,
     Mul,
@@ -75,9 +76,9 @@ def _key(node: Node) -> tuple[object, ...] | None:
                 for m in node.maps
             )
             return ("affine", node.inputs, node.shape, maps, node.full_bias().tobytes())
-        case Poly():
+        case Poly() | Chebyshev():
             c = node.coefficients
-            return ("poly", node.inputs, node.shape, c.shape, c.tobytes())
+            return (node.op, node.inputs, node.shape, c.shape, c.tobytes())
         case Function():
             share = (node.share.shape, node.share.tobytes())
             return ("function", node.inputs, node.shape, node.function, share)

@@ -6,8 +6,11 @@ either end but no nearer to a singularity than half of what l or h is from it,
     u = (x - c) / r,  c = (l + h) / 2,  r = (h - l) / 2      affine, without depth
     y = sum_k a_k u^k                                        of least error (`functions.minimax`)
 
-of a degree of 2, 3, 5, 7 or 15. These are the degrees that fill their depth of 1, 2, 3, 3 and 4;
-of the two with depth 3, degree 5 has one product less. c and r go into the linear map that makes x
+of a degree of 2, 3, 5, 7, 15, 31, 63 or 127. These are the degrees that fill their depth of 1 to 7;
+of the two with depth 3, degree 5 has one product less. For functions of lines with kinks (relu,
+abs, clip) there is `functions.composite` as well, with composites of the degrees `COMPOSITES`: of
+all those of 7, 15 and 31 the ones that are more precise than any of less depth, and than a
+polynomial of degree 127. c and r go into the linear map that makes x
 where nothing else reads it. Ranges are measured again in the end.
 
 Where the function is a polynomial on all of [min x, max x] as measured, that is taken, whatever its
@@ -29,31 +32,41 @@ The polynomial is good on the interval and nowhere else: it leaves it like a_n u
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
 
 from fhecompile.ckks import linear_map
 from fhecompile.errors import FheCompileError
+from fhecompile.functions.approximation import Approximation
+from fhecompile.functions.composite import fit_composite, lines_of
 from fhecompile.functions.degrees import Choice, chain_of_choices
-from fhecompile.functions.minimax import FittedPolynomial, exact_polynomial, fit_minimax
+from fhecompile.functions.minimax import exact_polynomial, fit_minimax
 from fhecompile.functions.table import ElementwiseFunction, function_named
+from fhecompile.ir.approximations import approximation_nodes
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.tensor import Affine, Function, Node, Poly, node_depth
+from fhecompile.ir.tensor import Affine, Function, Node, node_depth
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
+from passes.lower_polynomials import count_products, lowered
 
-DEGREES = (2, 3, 5, 7, 15)
+DEGREES = (2, 3, 5, 7, 15, 31, 63, 127, 255)
+# Off by 2^-9.3, 2^-10.3, 2^-11.3, 2^-12.4 and 2^-14.7 in depths of 11, 12, 13, 14 and 17; a
+# polynomial of degree 127 by 2^-8.8 in depth 7 (abs on [-1, 1]).
+COMPOSITES = ((7, 7, 15), (7, 15, 15), (15, 15, 15), (15, 15, 31), (15, 15, 15, 15))
 # Noise gets the rest: two bits of scale are cheap, two bits of a polynomial are not.
 FITTED_SHARE = 3 / 4
-COST_OF_DEGREE = 1 / 64  # in levels
+COST_OF_PRODUCT = 1 / 32  # in levels
+AT_ONCE = 4  # candidates of a function that are evaluated together
+NEGLIGIBLE = 1 / 4  # of a function's part of what is allowed
 MOST_SAMPLES = 16  # on which polynomials are looked at alone
 MOST_NAMED = 3  # functions in an error
 NARROWEST = 1 / 64  # width of an interval relative to its larger end, at least
 
-Polynomials = Mapping[str, FittedPolynomial]  # by the functions' names
+Approximations = Mapping[str, Approximation]  # by the functions' names
 
 
 @dataclass(frozen=True)
@@ -69,10 +82,13 @@ class ApproximationError:
 
 @dataclass(frozen=True)
 class FitFunctions(Pass):
-    """See the module docstring; `degree` is the highest that may be taken."""
+    """See the module docstring.
+
+    `degree` is the highest that may be taken, of polynomials alone; 0: whatever is needed.
+    """
 
     margin: float = 0.1
-    degree: int = 7
+    degree: int = 0
 
     needs: ClassVar[tuple[type, ...]] = (Ranges, Calibration)
     gives: ClassVar[tuple[type, ...]] = (Ranges,)
@@ -81,8 +97,9 @@ class FitFunctions(Pass):
         wrong = ""
         if not 0 <= self.margin < math.inf:
             wrong = f"margin is {self.margin:g}, allowed are 0 and more"
-        elif not DEGREES[0] <= self.degree <= DEGREES[-1]:
-            wrong = f"degree is {self.degree}, allowed are {DEGREES[0]} to {DEGREES[-1]}"
+        elif self.degree and not DEGREES[0] <= self.degree <= DEGREES[-1]:
+            allowed = f"{DEGREES[0]} to {DEGREES[-1]}, and 0 for what is needed"
+            wrong = f"degree is {self.degree}, allowed are {allowed}"
         if wrong:
             raise FheCompileError("option-value", wrong, node=self.name)
 
@@ -111,12 +128,12 @@ class FitFunctions(Pass):
                 )
                 nodes[centred.name] = _centred(centred, fitted)
                 operand = centred.name
-            poly = _poly(node, operand, fitted)
-            nodes[node.name] = poly
+            made = approximation_nodes(node, operand, fitted)
+            nodes |= {new.name: new for new in made}
             f = function_named(node.function)
             remarks.append(
-                f"{node.name}: {f.name} on {_span(fitted)} by degree {fitted.degree}, "
-                f"depth {node_depth(poly)}, {_measure(f)} {fitted.error:.2g}"
+                f"{node.name}: {f.name} on {_span(fitted)} by degree {_degrees(fitted)}, "
+                f"depth {_depth(made)}, {_measure(f)} {fitted.error:.2g}"
             )
         graph = program.graph.rebuilt(nodes.values())
         after = InferRanges().run(replace(program, graph=graph)).program
@@ -130,14 +147,20 @@ class FitFunctions(Pass):
         width = max(high - low, NARROWEST * max(abs(low), abs(high)) or 1.0)
         return domain.widened(low, high, self.margin * width + (width - (high - low)) / 2)
 
-    def candidates(self, node: Function, ranges: Ranges) -> list[FittedPolynomial]:
-        """The polynomials of all degrees allowed, for the range that was measured."""
+    def candidates(self, node: Function, ranges: Ranges) -> Iterator[Approximation]:
+        """What may stand for the function in the range that was measured, the cheapest first."""
         f, operand = function_named(node.function), node.inputs[0]
         low, high = ranges.low[operand], ranges.high[operand]
         unit, interval = f.unit(low, high), self.interval(f, low, high)
         if piece := f.piece_of(low, high):
-            return [exact_polynomial(piece.coefficients, *interval, unit)]
-        return [fit_minimax(f, *interval, d, unit) for d in DEGREES if d <= self.degree]
+            yield exact_polynomial(piece.coefficients, *interval, unit)
+            return
+        for degree in DEGREES:
+            if degree <= (self.degree or DEGREES[-1]):
+                yield fit_minimax(f, *interval, degree, unit)
+        if not self.degree and unit is not None and lines_of(f, *interval):
+            for degrees in COMPOSITES:
+                yield fit_composite(f, *interval, degrees, unit)
 
 
 class _Search:
@@ -153,19 +176,18 @@ class _Search:
         self.measured = FunctionErrors(program.graph, program.facts[Calibration].inputs)
         self.few = spread_samples(self.measured.samples, MOST_SAMPLES)
 
-    def run(self) -> tuple[Polynomials, ApproximationError]:
+    def run(self) -> tuple[Approximations, ApproximationError]:
         """The polynomials to take, and the error of all of them together."""
-        candidates = {
-            name: self.options.candidates(node, self.ranges)
-            for name, node in self.functions.items()
-        }
+        candidates: dict[str, list[Approximation]] = {}
+        alone: dict[str, list[float]] = {}
+        for name, node in self.functions.items():
+            candidates[name], alone[name] = self._candidates(node)
         costs = {
-            name: [_depth(self.functions[name], p) + COST_OF_DEGREE * p.degree for p in found]
+            name: [_cost(self.functions[name], p) for p in found]
             for name, found in candidates.items()
         }
-        alone = self.measured.alone(candidates, self.few)
 
-        def taken(choice: Choice) -> Polynomials:
+        def taken(choice: Choice) -> Approximations:
             return {name: candidates[name][k] for name, k in choice.items()}
 
         def error(choice: Choice) -> float:
@@ -199,15 +221,28 @@ class _Search:
                     break
         return taken(best), ApproximationError(changed, self.ranges.output)
 
-    def _refusal(self, best: Polynomials, alone: Mapping[str, float]) -> FheCompileError:
+    def _candidates(self, node: Function) -> tuple[list[Approximation], list[float]]:
+        """Candidates with their errors, up to one whose error will not matter."""
+        found: list[Approximation] = []
+        errors: list[float] = []
+        remaining = self.options.candidates(node, self.ranges)
+        while batch := list(islice(remaining, AT_ONCE)):
+            found += batch
+            errors += self.measured.alone(node.name, batch, self.few)
+            if min(errors) <= self.allowed * NEGLIGIBLE / len(self.functions):
+                break
+        return found, errors
+
+    def _refusal(self, best: Approximations, alone: Mapping[str, float]) -> FheCompileError:
         """Says what the most precise polynomials change, and what would help."""
         changed = max(self.measured.together(best), *alone.values())
         first, *others = sorted(alone, key=lambda name: -alone[name])
         node, fitted = self.functions[first], best[first]
         f, degree = function_named(node.function), self.options.degree
+        kind = "composite of degrees" if len(fitted.degrees) > 1 else "polynomial of degree"
         text = (
-            f"with a polynomial of degree {max(d for d in DEGREES if d <= degree)} for {f.name} on "
-            f"{_span(fitted)} the outputs change by {alone[first]:.2g}"
+            f"with a {kind} {_degrees(fitted)} for {f.name} on {_span(fitted)} the outputs change "
+            f"by {alone[first]:.2g}"
         )
         for name in others[: MOST_NAMED - 1]:
             text += f", for {_place(self.functions[name])} by {alone[name]:.2g}"
@@ -216,10 +251,8 @@ class _Search:
         hints = ["calibrate with data like those of use: a narrower range needs less degree"]
         if self.program.facts[Calibration].synthetic:
             hints = ["give real calibration data with --calibrate data.npz"]
-        if degree < DEGREES[-1] and self._is_enough(DEGREES[-1]):
-            hints.append(
-                f"allow more degree with --passes '+fit_functions{{degree={DEGREES[-1]}}}'"
-            )
+        if degree and self._is_enough():
+            hints.append("allow what degree is needed with --passes '+fit_functions{degree=0}'")
         bits = math.floor(-math.log2(changed / (FITTED_SHARE * self.range)))
         if bits >= 1:
             hints.append(f"lower --precision-bits to {bits}")
@@ -233,36 +266,32 @@ class _Search:
             hint=", or ".join(hints),
         )
 
-    def _is_enough(self, degree: int) -> bool:
-        """Whether polynomials of a higher degree are precise enough."""
-        options = replace(self.options, degree=degree)
+    def _is_enough(self) -> bool:
+        """Whether the promise could be kept with any degree."""
+        options = replace(self.options, degree=0)
         best = {
-            name: options.candidates(node, self.ranges)[-1:]
+            name: min(options.candidates(node, self.ranges), key=lambda p: p.error)
             for name, node in self.functions.items()
         }
-        alone = self.measured.alone(best, self.few)
-        if max(e for (e,) in alone.values()) > self.allowed:
-            return False
-        together = self.measured.together({name: p for name, (p,) in best.items()}, self.allowed)
-        return together <= self.allowed
+        return self.measured.together(best, self.allowed) <= self.allowed
 
 
-def _poly(node: Function, operand: str, fitted: FittedPolynomial) -> Poly:
-    """The node with the polynomial of the centred operand."""
-    own = fitted.coefficients.reshape(-1, *(1,) * len(node.shape))
-    x = np.zeros_like(own)
-    x[0], x[1] = fitted.centre, fitted.radius
-    return Poly(
-        name=node.name,
-        inputs=(operand,),
-        shape=node.shape,
-        source=node.source,
-        coefficients=own if node.is_whole() else x + node.share * (own - x),
-    )
+def _depth(nodes: Iterable[Node]) -> int:
+    """Of nodes in order, the first of which is the operand's reader."""
+    depth: dict[str, int] = {}
+    for node in nodes:
+        depth[node.name] = max(depth.get(name, 0) for name in node.inputs) + node_depth(node)
+    return max(depth.values())
 
 
-def _depth(node: Function, fitted: FittedPolynomial) -> int:
-    return node_depth(_poly(node, node.inputs[0], fitted))
+def _cost(node: Function, fitted: Approximation) -> float:
+    nodes = approximation_nodes(node, node.inputs[0], fitted)
+    return _depth(nodes) + COST_OF_PRODUCT * count_products(lowered(nodes))
+
+
+def _degrees(fitted: Approximation) -> str:
+    """`15, 15, 31`."""
+    return ", ".join(map(str, fitted.degrees))
 
 
 def _place(node: Function) -> str:
@@ -273,12 +302,12 @@ def _measure(f: ElementwiseFunction) -> str:
     return "relative error" if f.relative else "error over largest value"
 
 
-def _span(fitted: FittedPolynomial) -> str:
+def _span(fitted: Approximation) -> str:
     low, high = fitted.centre - fitted.radius, fitted.centre + fitted.radius
     return f"{low:.4g} to {high:.4g}"
 
 
-def _centred(node: Affine, fitted: FittedPolynomial) -> Affine:
+def _centred(node: Affine, fitted: Approximation) -> Affine:
     """The map with (y - centre) / radius for its result y."""
     scale = np.full(node.size, 1.0 / fitted.radius)
     maps = tuple(linear_map.scale_outputs(m, scale) for m in node.maps)

@@ -208,14 +208,15 @@ def test_clamps_that_are_never_reached_cost_nothing() -> None:
     assert depths[0] <= depths[1] == depths[2] == 2
 
 
-def test_encrypted() -> None:
+@pytest.mark.parametrize("kind", ["normalize", "Relu"])
+def test_encrypted(kind: str) -> None:
     pytest.importorskip("openfhe", reason="OpenFHE is not installed")
-    model = embedding("normalize")
+    model = embedding(kind) if kind == "normalize" else activated(kind)
     plan = compiled(model).plan
     x = samples(1)
     expected = run_reference_samples(model, {"x": x.astype(np.float32)})["y"]
     found = runtime.run(plan, x, insecure_toy=True)["y"].reshape(expected.shape)
-    assert np.abs(found - expected).max() <= 2.0**-8
+    assert np.abs(found - expected).max() <= 2.0**-8 * plan.program.prediction.output_range
 
 
 def test_precision_asks_for_degree() -> None:
@@ -230,12 +231,41 @@ def test_precision_asks_for_degree() -> None:
     assert depths == sorted(depths) and depths[0] < depths[-1]
 
 
-def test_relu_is_refused_with_what_to_do() -> None:
-    with pytest.raises(FheCompileError) as caught:
-        compiled(activated("Relu"))
-    text = caught.value.render()
-    assert text.startswith("relu1: with a polynomial of degree 7 for relu on -")
-    assert text.endswith("or replace it by a polynomial activation and fine-tune")
+@pytest.mark.parametrize(("kind", "depth"), [("Relu", 6), ("Abs", 7)])
+def test_kinks_are_compiled_by_default(kind: str, depth: int) -> None:
+    """At 8 bits and with what degree that needs, beside two maps with products."""
+    model, x = activated(kind), samples()
+    done = compiled(model)
+    assert f"depth {depth}, " in remarks(done)[0]
+    assert done.plan.program.prediction.multiplicative_depth == depth + 2
+    expected = run_reference_samples(model, {"x": x.astype(np.float32)})["y"]
+    largest = np.abs(expected).max()
+    for mode, allowed in (("clear", FIT), ("simulate", 2.0**-8)):
+        found = runtime.run(done.plan, x, mode)["y"].reshape(expected.shape)  # type: ignore[arg-type]
+        assert np.abs(found - expected).max() <= (allowed + 1e-6) * largest
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_composites(batch: int) -> None:
+    """At 13 bits, with two kinks or with a slope of its own for every element."""
+    for kind, constants in (
+        ("Abs", ()),
+        ("PRelu", (np.linspace(-0.25, 0.75, 8),)),
+        ("Clip", (np.float32(-0.5), np.float32(0.75))),
+    ):
+        random = np.random.default_rng(6)
+        net = Network(x=(1, FEATURES))
+        h = net.op("Gemm", "x", random.normal(size=(8, FEATURES)) / 4, transB=1)
+        h = net.op(kind, h, *constants)
+        net.op("Gemm", h, random.normal(size=(5, 8)) / 3, random.normal(size=5), transB=1, name="y")
+        model, x = net.model("y"), samples()
+        done = compiled(model, batch=batch, precision_bits=11.0)
+        assert " by degree 15, 15, " in remarks(done)[0]
+        expected = run_reference_samples(model, {"x": x.astype(np.float32)})["y"]
+        largest = np.abs(expected).max()
+        for mode, allowed in (("clear", 0.75 * 2.0**-11), ("simulate", 2.0**-11)):
+            found = runtime.run(done.plan, x, mode)["y"].reshape(expected.shape)  # type: ignore[arg-type]
+            assert np.abs(found - expected).max() <= (allowed + 1e-6) * largest
 
 
 def test_an_empty_sample_is_refused() -> None:

@@ -11,12 +11,13 @@ alternating signs (Chebyshev). From points u_i near the extremes of a Chebyshev 
 
 (Remez 1934; Trefethen, Approximation Theory and Approximation Practice, chapter 10.) The first
 points lie unevenly: at symmetric ones an even function has h = 0, and the error of its interpolant
-too few stretches to go on with.
+too few stretches to go on with. They are less uneven for high degrees, as the density of points
+decides how fast interpolants grow with the degree.
 
-The result is a sum of powers of u. Those of x would be large and cancel where the interval is far
-from zero; of u, degree 15 loses five decimal digits, and double precision has ten left.
-Coefficients too small to matter become zero: odd functions stay odd, and no tiny leading
-coefficient asks for a large scale.
+Up to degree 15 the result is a sum of powers of u. Those of x would be large and cancel where the
+interval is far from zero; of u, degree 15 loses five decimal digits, and double precision has ten
+left. Above, it is a sum of Chebyshev polynomials of u, which lose none. Coefficients too small to
+matter become zero: odd functions stay odd, and no tiny leading coefficient asks for a large scale.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ import numpy as np
 from numpy.polynomial import Polynomial, chebyshev
 from numpy.typing import NDArray
 
+from fhecompile.functions.approximation import Approximation
+from fhecompile.functions.chebyshev import chebyshev_sum
+
 FloatArray = NDArray[np.float64]
 Function = Callable[[FloatArray], FloatArray]
-Error = Callable[[FloatArray, FloatArray], FloatArray]
 
+HIGHEST_POWER = 15  # degree up to which the result is in powers
 CONVERGED = 1e-6  # excess of the largest error over the best one
 MOST_EXCHANGES = 40
 UNEVEN = 0.1
@@ -42,35 +46,30 @@ ROUNDING = 2.0**-44  # or that may be added to any, as nothing here is that prec
 
 
 @dataclass(frozen=True, eq=False)
-class FittedPolynomial:
-    """p(x) = sum_k coefficients[k] u^k, u = (x - centre) / radius.
+class FittedPolynomial(Approximation):
+    """p(x) = sum_k coefficients[k] u^k, or T_k(u) for u^k with `chebyshev`.
 
     Args:
-        centre, radius: of the interval.
         coefficients: at least two, the last one not zero unless there are two.
-        error: the largest error found on the interval by evaluating exactly this polynomial.
-        unit: what errors are divided by; None: |f|.
+        chebyshev: whether they are of Chebyshev polynomials.
     """
 
-    centre: float
-    radius: float
     coefficients: FloatArray
-    error: float
-    unit: float | None
+    chebyshev: bool = False
 
     @property
     def degree(self) -> int:
         """Highest power."""
         return len(self.coefficients) - 1
 
-    def __call__(self, x: FloatArray) -> FloatArray:
-        """Its values at `x`."""
-        return _horner(self.coefficients, (np.asarray(x, np.float64) - self.centre) / self.radius)
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """The degree."""
+        return (self.degree,)
 
-    def largest_error(self, found: FloatArray, exact: FloatArray) -> float:
-        """Of its values where the function's are `exact`, as `error`."""
-        unit = np.abs(exact) if self.unit is None else self.unit
-        return float(np.max(np.abs(found - exact) / unit, initial=0.0))
+    def on_unit(self, u: FloatArray) -> FloatArray:
+        """Its values at u."""
+        return _values(self.coefficients, self.chebyshev, u)
 
 
 def fit_minimax(
@@ -89,8 +88,9 @@ def fit_minimax(
     def on_unit(u: FloatArray) -> FloatArray:
         return f(centre + radius * u)
 
-    grid = -np.cos(np.linspace(0.0, np.pi, GRID_PER_POINT * (degree + 2) + 1))
-
+    in_chebyshev = degree > HIGHEST_POWER
+    per_point = GRID_PER_POINT // 4 if in_chebyshev else GRID_PER_POINT
+    grid = -np.cos(np.linspace(0.0, np.pi, per_point * (degree + 2) + 1))
     least = float(np.abs(on_unit(grid)).min()) if unit is None else unit
 
     def error(p: FloatArray, u: FloatArray) -> FloatArray:
@@ -99,17 +99,24 @@ def fit_minimax(
         return (p - y) / (np.abs(y) if unit is None else unit)
 
     def largest(c: FloatArray) -> float:
-        return float(np.abs(error(_horner(c, fine), fine)).max())
+        return float(np.abs(error(_values(c, in_chebyshev, fine), fine)).max())
 
-    best = _exchange(on_unit, error, grid, degree, unit)
-    trimmed = chebyshev.cheb2poly(_without_small(best, ROUNDING * least))
-    powers = np.zeros(degree + 1)
-    powers[: len(trimmed)] = trimmed
+    angles = np.linspace(0.0, np.pi, degree + 2)
+    points = -np.cos(angles + min(UNEVEN, 2.0 / degree) * np.sin(angles))
+
+    def basis(u: FloatArray) -> FloatArray:
+        return np.asarray(chebyshev.chebvander(u, degree), np.float64)
+
+    best = exchange(basis, on_unit, grid, points, unit)
     fine = np.concatenate([np.linspace(-1.0, 1.0, 8 * len(grid) + 1), grid])
-    kept = _without_small(powers, max(ZEROED * largest(powers), ROUNDING) * least)
+    found = _without_small(best, ROUNDING * least)
+    if not in_chebyshev:
+        powers = chebyshev.cheb2poly(found)
+        found = np.append(powers, np.zeros(degree + 1 - len(powers)))
+    kept = _without_small(found, max(ZEROED * largest(found), ROUNDING) * least)
     degree = max(1, int(np.flatnonzero(kept).max(initial=0)))
     kept = kept[: degree + 1]
-    return FittedPolynomial(centre, radius, kept, largest(kept), unit)
+    return FittedPolynomial(centre, radius, largest(kept), unit, kept, in_chebyshev)
 
 
 def exact_polynomial(
@@ -120,7 +127,7 @@ def exact_polynomial(
     found = Polynomial(coefficients)(Polynomial([centre, radius])).coef
     powers = np.zeros(max(2, len(found)))
     powers[: len(found)] = found
-    return FittedPolynomial(centre, radius, powers, 0.0, unit)
+    return FittedPolynomial(centre, radius, 0.0, unit, powers)
 
 
 def _without_small(c: FloatArray, allowed: float) -> FloatArray:
@@ -128,35 +135,44 @@ def _without_small(c: FloatArray, allowed: float) -> FloatArray:
     return np.where(np.abs(c) <= allowed / len(c), 0.0, c)
 
 
-def _horner(c: FloatArray, u: FloatArray) -> FloatArray:
+def _values(c: FloatArray, in_chebyshev: bool, u: FloatArray) -> FloatArray:
+    if in_chebyshev:
+        return chebyshev_sum(c, u)
     value = np.full(u.shape, c[-1])
     for coefficient in c[-2::-1]:
         value = value * u + coefficient
     return value
 
 
-def _exchange(
-    f: Function,
-    error: Error,
-    grid: FloatArray,
-    degree: int,
-    unit: float | None,
+def exchange(
+    basis: Function, f: Function, grid: FloatArray, points: FloatArray, unit: float | None
 ) -> FloatArray:
-    """Chebyshev coefficients of the best polynomial found; the steps of the module docstring."""
-    angles = np.linspace(0.0, np.pi, degree + 2)
-    points: FloatArray = -np.cos(angles + UNEVEN * np.sin(angles))
-    signs = (-1.0) ** np.arange(degree + 2)
-    best: FloatArray = np.zeros(degree + 1)
+    """Coefficients of the best sum of basis functions; the steps of the module docstring.
+
+    Args:
+        basis: their values at points (...), as (..., functions); no sum of them but zero may have
+            as many zeros on the grid's interval as there are functions.
+        f: the function.
+        grid: points of the interval, in order, dense enough to see the error's stretches.
+        points: one more than functions, in order.
+        unit: what errors are divided by; None: |f|.
+    """
+    signs = (-1.0) ** np.arange(len(points))
+    best: FloatArray = np.zeros(len(points) - 1)
     least = np.inf
     for _ in range(MOST_EXCHANGES):
         y = f(points)
-        system = np.column_stack(
-            [chebyshev.chebvander(points, degree), signs * (np.abs(y) if unit is None else unit)]
-        )
+        system = np.column_stack([basis(points), signs * (np.abs(y) if unit is None else unit)])
         *a, h = np.linalg.solve(system, y)
         coefficients = np.asarray(a)
-        extremes = _extremes(error, coefficients, grid)
-        sizes = np.abs(error(chebyshev.chebval(extremes, coefficients), extremes))
+
+        def error(u: FloatArray, c: FloatArray = coefficients) -> FloatArray:
+            exact = f(u)
+            return (basis(u) @ c - exact) / (np.abs(exact) if unit is None else unit)
+
+        # With the points the error alternates on the grid, however near two of them are.
+        extremes = _extremes(error, np.union1d(grid, points))
+        sizes = np.abs(error(extremes))
         if sizes.max() < least:
             best, least = coefficients, float(sizes.max())
         # Fewer extremes: the error is rounding, as f is a polynomial as far as can be seen.
@@ -172,12 +188,8 @@ def _exchange(
     return best
 
 
-def _extremes(error: Error, coefficients: FloatArray, grid: FloatArray) -> FloatArray:
-    """Where the error is largest in every stretch of one sign, in order."""
-
-    def e(u: FloatArray) -> FloatArray:
-        return error(np.asarray(chebyshev.chebval(u, coefficients), np.float64), u)
-
+def _extremes(e: Function, grid: FloatArray) -> FloatArray:
+    """Where the error e is largest in every stretch of one sign, in order."""
     values = e(grid)
     positive = values > 0.0
     starts = np.flatnonzero(np.concatenate([[True], positive[1:] != positive[:-1]]))

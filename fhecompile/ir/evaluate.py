@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import InternalError
+from fhecompile.functions.chebyshev import chebyshev_sum
 from fhecompile.functions.table import function_named
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Chebyshev,
     Function,
     Input,
     Mul,
@@ -92,6 +94,8 @@ def apply_node(node: Node, operands: list[FloatArray]) -> FloatArray:
             for coefficient in node.coefficients[-2::-1]:
                 value = value * x + coefficient
             return np.array(value)
+        case Chebyshev():
+            return chebyshev_sum(node.coefficients, operands[0])
         case Function():
             return node.shared(operands[0], function_named(node.function)(operands[0]))
         case Mul():

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.functions.minimax import FittedPolynomial
+from fhecompile.functions.approximation import Approximation
 from fhecompile.ir.evaluate import Substitutes, walk, walk_variants
 from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
 
@@ -41,24 +41,22 @@ class FunctionErrors:
         self.samples = len(next(iter(inputs.values()), ()))
 
     def alone(
-        self, candidates: Mapping[str, Sequence[FittedPolynomial]], chosen: NDArray[np.intp]
-    ) -> dict[str, list[float]]:
-        """Per function e_p of each of its candidates, on the chosen samples."""
-        every = [(name, p) for name, found in candidates.items() for p in found]
-        variants: list[Substitutes] = [{}, *({name: p} for name, p in every)]
-        outputs, own = np.zeros(len(every)), np.zeros(len(every))
+        self, name: str, candidates: Sequence[Approximation], chosen: NDArray[np.intp]
+    ) -> list[float]:
+        """e_p of each of the candidates for one function, on the chosen samples."""
+        variants: list[Substitutes] = [{}, *({name: p} for p in candidates)]
+        outputs, own = np.zeros(len(candidates)), np.zeros(len(candidates))
         for node, (exact, *found) in self._walk(variants, chosen):
-            for k, ((name, p), value) in enumerate(zip(every, found, strict=True)):
+            for k, (p, value) in enumerate(zip(candidates, found, strict=True)):
                 if isinstance(node, Function) and node.name == name:
                     share = float(np.abs(node.share).max()) or 1.0
                     own[k] = max(own[k], p.largest_error(value, exact) / share)
                 elif isinstance(node, Output):
                     outputs[k] = max(outputs[k], _largest_change(value, exact))
-        errors: dict[str, list[float]] = {name: [] for name in candidates}
-        for (name, p), output, seen in zip(every, outputs, own, strict=True):
-            rest = p.error / seen if 0.0 < seen < p.error else 1.0
-            errors[name].append(float(output * rest))
-        return errors
+        return [
+            float(output * (p.error / seen if 0.0 < seen < p.error else 1.0))
+            for p, output, seen in zip(candidates, outputs, own, strict=True)
+        ]
 
     def together(self, choice: Substitutes, enough: float = math.inf) -> float:
         """The error on all samples; one of more than `enough` is not always the largest."""

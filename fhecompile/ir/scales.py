@@ -9,6 +9,9 @@ prime is dropped as soon as a whole one fits above s:
              it is raised
     poly     x at c: x^2 at 2c, the linear term's constant at c, the constant term at 2c
     mul      c_1 + c_2
+    add      one summand is multiplied by the integer next to 2^b, b >= MATCH_BITS, and drops the
+             primes that put it at the other's scale; where neither has room for that, both are
+             multiplied (`match_scales`)
 
     masks    where an operand is multiplied by a mask of m bits before the products
              (`fhecompile.ckks.slot_mask`), C stays and c_k grows by m, so that constants lose m
@@ -122,7 +125,8 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
             case Mul():
                 raw = operands[0] + operands[1]
             case Add():
-                raw, drop = matched_scale(operands[0], operands[1]), False
+                places = [(plan.scale[name], plan.level[name]) for name in node.inputs]
+                raw, drop = match_scales(places[0], places[1], q).scale, False
             case _:
                 raw, drop = operands[0], False
         rescales = max(0, math.floor((raw - s) / q + 1e-9)) if drop else 0
@@ -151,7 +155,8 @@ def mask_scales(
             case Poly():
                 raw += node.degree * change
             case Add():
-                raw = matched_scale(operands[0], operands[1])
+                places = [(masked.scale[name], plan.level[name]) for name in node.inputs]
+                raw = match_scales(places[0], places[1], q).scale
             case _:
                 raw += change
         masked.raw[node.name] = raw
@@ -182,9 +187,32 @@ def makers(graph: TensorGraph, name: str) -> list[str]:
     return found
 
 
-def matched_scale(a: float, b: float) -> float:
-    """The common scale two summands are brought to by integer factors."""
-    difference = abs(a - b)
-    if difference <= 1e-9 or abs(difference - round(difference)) < 1e-9:
-        return max(a, b)
-    return max(a, b) + MATCH_BITS
+@dataclass(frozen=True)
+class MatchedScales:
+    """How two summands come to one scale: by integers of `bits` bits, then `rescales`, of each."""
+
+    scale: float
+    bits: tuple[float, float] = (0.0, 0.0)
+    rescales: tuple[int, int] = (0, 0)
+
+
+def match_scales(a: tuple[float, int], b: tuple[float, int], prime_bits: int) -> MatchedScales:
+    """For summands at (scale, level), of which the sum has the deeper level."""
+    (scale_a, level_a), (scale_b, level_b) = a, b
+    if scale_a < scale_b:
+        swapped = match_scales(b, a, prime_bits)
+        return MatchedScales(swapped.scale, swapped.bits[::-1], swapped.rescales[::-1])
+    difference = scale_a - scale_b
+    if difference <= 1e-9:
+        return MatchedScales(scale_a)
+    if abs(difference - round(difference)) < 1e-9:
+        return MatchedScales(scale_a, (0.0, float(round(difference))))
+    both = (float(MATCH_BITS), difference + MATCH_BITS)
+    found = [MatchedScales(scale_a + MATCH_BITS, both)]
+    for dropped in range(abs(level_a - level_b) + 1):
+        up, down = dropped * prime_bits + difference, dropped * prime_bits - difference
+        if up >= MATCH_BITS and level_b + dropped <= max(level_a, level_b):
+            found.append(MatchedScales(scale_a, (0.0, up), (0, dropped)))
+        if down >= MATCH_BITS and level_a + dropped <= max(level_a, level_b):
+            found.append(MatchedScales(scale_b, (down, 0.0), (dropped, 0)))
+    return min(found, key=lambda match: (match.scale, sum(match.rescales)))

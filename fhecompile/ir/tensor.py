@@ -5,6 +5,7 @@ Every node makes one value, called by the node's name; a value is a real tensor,
     input                          the client's tensor
     affine   y = sum_k M_k x_k + b     M_k sparse linear maps on flattened tensors
     poly     y = sum_d c_d x^d         elementwise, coefficients broadcast over the tensor
+    chebyshev y = sum_k c_k T_k(x)     the same for Chebyshev polynomials and x in [-1, 1]
     mul      y = x_1 * x_2             elementwise, ciphertext times ciphertext
     add      y = x_1 + x_2             elementwise
     function y = x + s (f(x) - x)      elementwise, f of `fhecompile.functions.table`, s its share:
@@ -12,9 +13,9 @@ Every node makes one value, called by the node's name; a value is a real tensor,
     output                         what the client decrypts
 
 Multiplicative depth: affine 1, or 0 when the map needs no plaintext product (`is_product_free`);
-poly of degree d ceil(log2(d+1)), but 1 for a quadratic, whose leading coefficient moves into its
-neighbours, and 0 for x + c; mul 1; add 0. A function has no depth before a polynomial stands for
-it; it counts as 0.
+poly and chebyshev of degree d ceil(log2(d+1)), but 1 for a quadratic in powers, whose leading
+coefficient moves into its neighbours, and 0 for x + c; mul 1; add 0. A function has no depth before
+a polynomial stands for it; it counts as 0.
 """
 
 from __future__ import annotations
@@ -134,6 +135,21 @@ class Poly(Node):
         """Whether one number multiplies the highest power everywhere."""
         leading = self.coefficients[-1]
         return bool(np.all(leading == leading.flat[0]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Chebyshev(Node):
+    """Elementwise sum_k coefficients[k] T_k(x) for x in [-1, 1]; they broadcast to `shape`.
+
+    For degrees at which powers of x would cancel. `passes.lower_polynomials` writes it out.
+    """
+
+    coefficients: FloatArray
+
+    @property
+    def degree(self) -> int:
+        """Highest Chebyshev polynomial with a coefficient."""
+        return int(self.coefficients.shape[0]) - 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -295,6 +311,8 @@ def node_depth(node: Node) -> int:
         if node.degree <= 1:
             return 0 if node.degree == 0 or node.leading_is_uniform() else 1
         return 1 if node.degree == 2 else math.ceil(math.log2(node.degree + 1))
+    if isinstance(node, Chebyshev):
+        return math.ceil(math.log2(node.degree + 1))
     return 0
 
 
@@ -345,7 +363,7 @@ def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
                     if not np.all(np.isfinite(t.values)):
                         return "has weights that are not finite"
             return _does_not_broadcast(node.bias.shape, node.shape)
-        case Poly():
+        case Poly() | Chebyshev():
             if len(shapes) != 1 or shapes[0] != node.shape:
                 return f"maps {shapes} to {node.shape}"
             return _does_not_broadcast(node.coefficients.shape[1:], node.shape)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,15 +40,27 @@ from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ckks.operations import Kind, ValueType
 from fhecompile.errors import InternalError
 from fhecompile.ir.slots import MapConstant, SlotGraph, SlotNode, VectorConstant
-from fhecompile.ir.tensor import Add, Affine, Function, Input, Mul, Node, Output, Poly, TensorGraph
-from fhecompile.ir.text_line import DTYPES, Array, Constants, Line
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Chebyshev,
+    Function,
+    Input,
+    Mul,
+    Node,
+    Output,
+    Poly,
+    TensorGraph,
+)
+from fhecompile.ir.text_line import DTYPES, Array, Constants, Line, read_head, read_lines
 
 T = TypeVar("T")
 
 HASH_DIGITS = 8
 _KINDS: dict[str, Kind] = {"ct": "ciphertext", "digits": "digits", "ext": "extended"}
 _NODES: dict[str, type[Node]] = {
-    kind.__name__.lower(): kind for kind in (Input, Affine, Poly, Mul, Add, Function, Output)
+    kind.__name__.lower(): kind
+    for kind in (Input, Affine, Poly, Chebyshev, Mul, Add, Function, Output)
 }
 
 
@@ -78,8 +90,8 @@ def parse_tensor_graph(text: str, constants: Constants) -> TensorGraph:
     Raises:
         FheCompileError: `ir-syntax`, with the number of the line that cannot be read.
     """
-    lines = _lines(text, constants)
-    head = _head(lines, "tensor_graph")
+    lines = read_lines(text, constants)
+    head = read_head(lines, "tensor_graph")
     graph = TensorGraph(head.string())
     head.end()
     for line in lines:
@@ -94,8 +106,8 @@ def parse_slot_graph(text: str, constants: Constants) -> SlotGraph:
     Raises:
         FheCompileError: `ir-syntax`, with the number of the line that cannot be read.
     """
-    lines = _lines(text, constants)
-    head = _head(lines, "slot_graph")
+    lines = read_lines(text, constants)
+    head = read_head(lines, "slot_graph")
     head.expect("{", "prime_bits", "=")
     graph = SlotGraph(head.integer())
     head.expect("}")
@@ -149,7 +161,7 @@ class _Printer:
             case Input() if node.elements is not None:
                 of = [f"given={json.dumps(node.given)}", f"shape={_shape_text(node.given_shape)}"]
                 return [*of, f"elements={self.array(node.elements)}"]
-            case Poly():
+            case Poly() | Chebyshev():
                 return [f"coefficients={self.array(node.coefficients)}"]
             case Function():
                 share = [] if node.is_whole() else [f"share={self.array(node.share)}"]
@@ -219,18 +231,6 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 # ---------------------------------------------------------------------------- reading
 
 
-def _lines(text: str, constants: Constants) -> Iterator[Line]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.lstrip().startswith("//"):
-            yield Line(number, line, constants)
-
-
-def _head(lines: Iterator[Line], keyword: str) -> Line:
-    line = next(lines, Line(1, "", {}))
-    line.expect(keyword)
-    return line
-
-
 def _operands(line: Line, read: Callable[[], T], made: Container[T]) -> tuple[T, ...]:
     """The operands in parentheses, which must be made already; `read` reads one name."""
     names = []
@@ -272,7 +272,7 @@ def _tensor_attributes(line: Line, op: str) -> tuple[type[Node], dict[str, Any]]
             if line.accept(","):
                 line.expect("relayout")
                 attributes["relayout"] = True
-        case "poly":
+        case "poly" | "chebyshev":
             line.expect("{", "coefficients", "=")
             attributes = {"coefficients": line.array()}
         case "function":

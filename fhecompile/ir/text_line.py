@@ -148,3 +148,17 @@ class Line:
         in_size = self.integer()
         self.expect("->")
         return LinearMap(tuple(terms), self.integer(), in_size)
+
+
+def read_lines(text: str, constants: Constants) -> Iterator[Line]:
+    """The lines of a text but for empty ones and comments."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("//"):
+            yield Line(number, line, constants)
+
+
+def read_head(lines: Iterator[Line], keyword: str) -> Line:
+    """The first line behind its keyword."""
+    line = next(lines, Line(1, "", {}))
+    line.expect(keyword)
+    return line

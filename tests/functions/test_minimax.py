@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.polynomial import chebyshev
 
 from fhecompile.functions.minimax import FittedPolynomial, fit_minimax
 from fhecompile.functions.table import FUNCTIONS, ElementwiseFunction, FloatArray
@@ -20,7 +21,10 @@ def largest_error(f: ElementwiseFunction, p: FittedPolynomial) -> tuple[float, F
     unit = f.unit(p.centre - p.radius, p.centre + p.radius)
     x = np.linspace(p.centre - p.radius, p.centre + p.radius, 20001)
     y = f(x)
-    value = sum(c * ((x - p.centre) / p.radius) ** k for k, c in enumerate(p.coefficients))
+    u = (x - p.centre) / p.radius
+    value = sum(c * u**k for k, c in enumerate(p.coefficients))
+    if p.chebyshev:
+        value = chebyshev.chebval(u, p.coefficients)
     e = (value - y) / (unit or np.abs(y))
     return float(np.abs(e).max()), np.asarray(e)
 
@@ -66,6 +70,34 @@ def test_absolute_value(degree: int) -> None:
     found = fit_minimax(np.abs, -1.0, 1.0, degree, 1.0)
     assert found.coefficients == pytest.approx([1 / 8, 0.0, 1.0], abs=1e-6)
     assert found.error == pytest.approx(1 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("degree", [31, 63, 127, 255])
+def test_high_degrees(degree: int) -> None:
+    """n E_n(|x|) tends to 0.28016949902 (Varga, Carpenter 1985), and |x| has no odd part."""
+    found = fit_minimax(np.abs, -1.0, 1.0, degree, 1.0)
+    assert found.chebyshev and found.degree == degree - 1
+    assert found.error * found.degree == pytest.approx(0.28016949902, rel=0.5 / degree)
+    assert np.abs(found.coefficients).max() < 1.0
+    assert not np.any(found.coefficients[1::2])
+    assert largest_error(FUNCTIONS["abs"], found)[0] <= found.error * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("degree", [31, 63, 127, 255])
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 1.0), (-0.25, 2.0), (-1.0, 20.0)])
+def test_kinks_aside(low: float, high: float, degree: int) -> None:
+    """By Bernstein's theorem sqrt(1 - t^2) of what they are in the middle, at t of the interval."""
+    found = fit_minimax(FUNCTIONS["relu"], low, high, degree, 1.0)
+    t = found.centre / found.radius
+    expected = 0.28016949902 / 2 * found.radius * np.sqrt(1 - t**2) / degree
+    assert found.error == pytest.approx(expected, rel=4.0 / degree + 0.01)
+
+
+@pytest.mark.parametrize("degree", [63, 255])
+def test_smooth_functions_reach_rounding(degree: int) -> None:
+    found = fit_minimax(np.exp, -1.0, 1.0, degree, 1.0)
+    assert found.error <= 1e-14
+    assert found.degree < 20
 
 
 @pytest.mark.parametrize("degree", DEGREES)

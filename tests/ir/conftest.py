@@ -19,6 +19,7 @@ from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Chebyshev,
     Function,
     Input,
     Mul,
@@ -72,7 +73,7 @@ def draw_tensor_graph(draw: st.DrawFn, largest: int = 8, functions: bool = False
         x = draw(st.sampled_from(values))
         shape = graph[x].shape
         alike = [v for v in values if graph[v].shape == shape]
-        kinds = ["affine", "poly", "mul", "add"] + ["function"] * functions
+        kinds = ["affine", "poly", "mul", "add"] + ["function", "chebyshev"] * functions
         match draw(st.sampled_from(kinds)):
             case "affine":
                 shape = draw(st.just(shape) | array_shapes(max_dims=2, max_side=3))
@@ -86,6 +87,10 @@ def draw_tensor_graph(draw: st.DrawFn, largest: int = 8, functions: bool = False
                 values.append(
                     add(Poly, (x,), shape, coefficients=coefficients.reshape(-1, *[1] * len(shape)))
                 )
+            case "chebyshev":
+                coefficients = draw(arrays(np.float64, draw(st.integers(1, 9)), elements=WEIGHTS))
+                column = coefficients.reshape(-1, *[1] * len(shape))
+                values.append(add(Chebyshev, (x,), shape, coefficients=column))
             case "function":  # of any argument
                 name = draw(st.sampled_from(["relu", "sigmoid", "tanh"]))
                 share = draw(arrays(np.float64, (1,) * len(shape), elements=WEIGHTS) | st.none())

@@ -55,7 +55,7 @@ def test_alone_and_together(samples: int) -> None:
     inputs = random_inputs(graph, samples)
     candidates = {"tanh": polynomials("tanh", 3, 7), "exp": polynomials("exp", 5)}
     measured = FunctionErrors(graph, inputs)
-    alone = measured.alone(candidates, np.arange(samples))
+    alone = {n: measured.alone(n, found, np.arange(samples)) for n, found in candidates.items()}
     values = {node.name: value for node, value in walk(graph, inputs)}
     for name, found in candidates.items():
         x = values[graph[name].inputs[0]]
@@ -115,7 +115,7 @@ def test_overflow_is_an_infinite_error() -> None:
     p = polynomials("tanh", 7)[0]
     measured = FunctionErrors(graph, random_inputs(graph, 20))
     assert measured.together({"f": p}) == math.inf
-    assert measured.alone({"f": [p]}, np.arange(20)) == {"f": [math.inf]}
+    assert measured.alone("f", [p], np.arange(20)) == [math.inf]
 
 
 def test_variants_share_what_they_have_in_common() -> None:

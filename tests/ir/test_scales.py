@@ -20,7 +20,7 @@ from fhecompile.ir.scales import (
     ScalePolicy,
     makers,
     mask_scales,
-    matched_scale,
+    match_scales,
     plan_scales,
 )
 from fhecompile.ir.tensor import (
@@ -105,11 +105,46 @@ def test_affine_brings_its_operands_to_one_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "common"),
-    [(35, 35, 35), (35, 94, 94), (70.5, 35.5, 70.5), (35, 35.25, 35.25 + MATCH_BITS)],
+    ("a", "b", "scale", "bits", "rescales"),
+    [
+        ((35, 0), (35, 2), 35, (0, 0), (0, 0)),
+        ((35, 0), (94, 0), 94, (59, 0), (0, 0)),
+        ((70.5, 0), (35.5, 3), 70.5, (0, 35), (0, 0)),
+        ((35, 0), (35.25, 0), 35.25 + MATCH_BITS, (MATCH_BITS + 0.25, MATCH_BITS), (0, 0)),
+        ((35, 0), (35.25, 1), 35.25, (59.25, 0), (1, 0)),  # lifted over the prime it drops
+        ((35.25, 0), (35, 1), 35, (58.75, 0), (1, 0)),
+        ((35, 1), (35.25, 0), 35, (0, 58.75), (0, 1)),
+        ((35, 0), (62.5, 0), 62.5, (27.5, 0), (0, 0)),  # far enough apart
+        ((35, 2), (62.5, 0), 35, (0, 31.5), (0, 1)),
+        ((35, 0), (62.5, 2), 62.5, (27.5, 0), (0, 0)),
+        ((60.5, 0), (35, 1), 35, (33.5, 0), (1, 0)),
+        ((80.5, 0), (35, 1), 80.5, (0, 45.5), (0, 0)),
+    ],
 )
-def test_matched_scale(a: float, b: float, common: float) -> None:
-    assert matched_scale(a, b) == matched_scale(b, a) == common
+def test_match_scales(
+    a: tuple[float, int],
+    b: tuple[float, int],
+    scale: float,
+    bits: tuple[float, float],
+    rescales: tuple[int, int],
+) -> None:
+    found = match_scales(a, b, Q)
+    assert (found.scale, found.bits, found.rescales) == (scale, bits, rescales)
+    swapped = match_scales(b, a, Q)
+    assert (swapped.scale, swapped.bits, swapped.rescales) == (scale, bits[::-1], rescales[::-1])
+
+
+@given(
+    *[st.tuples(st.floats(15, 90), st.integers(0, 4))] * 2,
+    st.sampled_from([45, 59]),
+)
+def test_summands_come_to_one_scale(a: tuple[float, int], b: tuple[float, int], q: int) -> None:
+    found = match_scales(a, b, q)
+    for (scale, level), bits, rescales in zip((a, b), found.bits, found.rescales, strict=True):
+        assert scale + bits - q * rescales == pytest.approx(found.scale, abs=1e-8)
+        assert level + rescales <= max(a[1], b[1])
+        assert bits >= MATCH_BITS or bits == round(bits) >= 0
+    assert found.scale <= max(a[0], b[0]) + MATCH_BITS
 
 
 @pytest.mark.parametrize(
@@ -180,10 +215,8 @@ def test_every_value_keeps_the_rules(
             case Mul():
                 assert raw == sum(operands)
             case Add():
-                assert raw >= max(operands)
-                for c in operands:
-                    bits = raw - c
-                    assert bits < 1e-8 or bits >= MATCH_BITS or abs(bits - round(bits)) < 1e-8
+                places = [(plan.scale[i], plan.level[i]) for i in node.inputs]
+                assert raw == match_scales(*places, q).scale >= min(operands)
             case Output():
                 assert (raw, plan.rescales[name]) == (operands[0], 0)
         if plan.rescales[name]:
@@ -320,4 +353,5 @@ def test_masks_keep_the_rules_of_the_operations(
             case Mul():
                 assert raw == pytest.approx(sum(operands))
             case Add():
-                assert raw == matched_scale(*operands)
+                places = [(masked.scale[i], plain.level[i]) for i in node.inputs]
+                assert raw == match_scales(*places, policy.prime_bits).scale

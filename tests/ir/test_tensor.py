@@ -25,6 +25,7 @@ from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.tensor import (
     Add,
     Affine,
+    Chebyshev,
     Function,
     Input,
     Mul,
@@ -53,6 +54,11 @@ def affine(name: str, *operands: tuple[str, LinearMap], shape: tuple[int, ...] =
     inputs = tuple(operand for operand, _ in operands)
     maps = tuple(m for _, m in operands)
     return Affine(name=name, inputs=inputs, shape=shape, maps=maps, bias=np.zeros(1))
+
+
+def chebyshev(degree: int) -> Chebyshev:
+    c = np.ones((degree + 1, 1))
+    return Chebyshev(name="p", inputs=("x",), shape=(3,), coefficients=c)
 
 
 def poly(name: str, x: str, *coefficients: Any, shape: tuple[int, ...] = (3,)) -> Poly:
@@ -235,6 +241,10 @@ DEPTHS = [
     (poly("p", "x", *[0] * 4, 1), 3),
     (poly("p", "x", *[0] * 7, 1), 3),
     (poly("p", "x", *[0] * 8, 1), 4),
+    (chebyshev(1), 1),
+    (chebyshev(2), 2),
+    (chebyshev(31), 5),
+    (chebyshev(32), 6),
     (Mul(name="m", inputs=("x", "x"), shape=(3,)), 1),
     (Add(name="s", inputs=("x", "x"), shape=(3,)), 0),
     (Output(name="o", inputs=("x",), shape=(3,), label="y"), 0),

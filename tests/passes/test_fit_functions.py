@@ -141,6 +141,45 @@ def test_powers_stay_tame_far_from_zero() -> None:
     assert largest_error(exponential, result.program.graph, 5.0, 6.0) <= 2.0**-29
 
 
+@pytest.mark.parametrize(
+    ("name", "bits", "depth"),
+    [
+        ("relu", 6.0, 4),
+        ("relu", 8.0, 6),
+        ("relu", 10.0, 8),  # degree 255
+        ("relu", 13.0, 17),  # composites from here on
+        ("abs", 8.0, 7),
+        ("abs", 10.0, 13),
+        ("clip", 6.0, 7),
+        ("clip", 8.0, 13),
+    ],
+)
+def test_kinks_at_any_precision(name: str, bits: float, depth: int) -> None:
+    before = applied(name)
+    result = fit(before, -2.5, 2.0, precision_bits=bits)
+    change, largest = changes(before, result.program.graph, between(-2.5, 2.0))
+    assert 0.0 < change <= 0.75 * 2.0**-bits * largest
+    assert largest_error(before, result.program.graph, -2.5, 2.0) <= 0.75 * 2.0**-bits * (1 + 1e-6)
+    assert measure_depth(result.program.graph).total == depth
+    assert f"depth {depth}, " in result.remarks[0]
+
+
+def test_remark_of_a_composite() -> None:
+    assert fit(applied("abs"), -2.5, 2.0, precision_bits=13.0).remarks[0] == (
+        "f: abs on -5.9 to 5.9 by degree 15, 15, 15, 15, depth 17, error over largest value 4.3e-05"
+    )
+
+
+def test_what_no_composite_reaches() -> None:
+    assert refusal(applied("clip"), -2.5, 2.0, precision_bits=13.0) == (
+        "f: with a composite of degrees 15, 15, 15, 15 for clip on -7.9 to 5.9 the outputs change "
+        "by 0.00021; allowed is 9.2e-05, 0.75 of 2^-13 of outputs up to 1 "
+        "[precision-not-reachable]\n"
+        "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
+        "lower --precision-bits to 11, or replace it by a polynomial activation and fine-tune"
+    )
+
+
 # ---------------------------------------------------------------------------- several functions
 
 
@@ -290,27 +329,32 @@ def test_interval(
 # ---------------------------------------------------------------------------- refusals
 
 
-def refusal(before: TensorGraph, low: float, high: float, **more: object) -> str:
+def refusal(
+    before: TensorGraph, low: float, high: float, p: FitFunctions | None = None, **more: object
+) -> str:
     with pytest.raises(FheCompileError) as caught:
-        fit(before, low, high, **more)  # type: ignore[arg-type]
+        fit(before, low, high, p, **more)  # type: ignore[arg-type]
     return caught.value.render()
 
 
-def test_what_no_degree_reaches() -> None:
-    assert refusal(applied("relu"), -2.5, 2.5) == (
+def test_what_no_degree_allowed_reaches() -> None:
+    assert refusal(applied("relu"), -2.5, 2.5, p=FitFunctions(degree=7)) == (
         "f: with a polynomial of degree 7 for relu on -5 to 7 the outputs change by 0.12; allowed "
         "is 0.018, 0.75 of 2^-8 of outputs up to 6 [precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
-        "lower --precision-bits to 5, or replace it by a polynomial activation and fine-tune"
+        "allow what degree is needed with --passes '+fit_functions{degree=0}', or lower "
+        "--precision-bits to 5, or replace it by a polynomial activation and fine-tune"
     )
 
 
 def test_what_more_degree_reaches() -> None:
-    assert refusal(applied("inverse_sqrt"), 0.0, 3.0, synthetic=True, precision_bits=8.0) == (
+    degree = FitFunctions(degree=7)
+    before = applied("inverse_sqrt")
+    assert refusal(before, 0.0, 3.0, degree, synthetic=True, precision_bits=8.0) == (
         "f: with a polynomial of degree 7 for inverse_sqrt on 0.5 to 7.6 the outputs change by "
         "0.006; allowed is 0.0029, 0.75 of 2^-8 of outputs up to 1 [precision-not-reachable]\n"
-        "  hint: give real calibration data with --calibrate data.npz, or allow more degree with "
-        "--passes '+fit_functions{degree=15}', or lower --precision-bits to 6"
+        "  hint: give real calibration data with --calibrate data.npz, or allow what degree is "
+        "needed with --passes '+fit_functions{degree=0}', or lower --precision-bits to 6"
     )
 
 
@@ -320,15 +364,18 @@ def test_what_several_functions_do_not_reach() -> None:
     value = "x"
     for k in range(4):
         value = b.function(f"f{k}", b.scaled(f"t{k}", value, 1.5, -0.2), "relu")
-    text = refusal(b.output(value), -2.0, 2.0)
+    p = FitFunctions(degree=7)
+    text = refusal(b.output(value), -2.0, 2.0, p)
     assert text == (
         "f0: with a polynomial of degree 7 for relu on -3.8 to 3.4 the outputs change by 0.27, for "
         "f1 by 0.091, for f2 by 0.084, for all 4 functions by 0.48; allowed is 0.025, 0.75 of "
         "2^-8 of outputs up to 8.5 [precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
-        "lower --precision-bits to 3, or replace it by a polynomial activation and fine-tune"
+        "allow what degree is needed with --passes '+fit_functions{degree=0}', or lower "
+        "--precision-bits to 3, or replace it by a polynomial activation and fine-tune"
     )
-    assert fit(b.graph, -2.0, 2.0, precision_bits=3.0).modified  # as the hint says
+    assert fit(b.graph, -2.0, 2.0, p, precision_bits=3.0).modified  # as the hint says
+    assert fit(b.graph, -2.0, 2.0).modified  # and degree 0
 
 
 def test_degrees_between_are_not_tried() -> None:
@@ -341,8 +388,8 @@ def test_degrees_between_are_not_tried() -> None:
     [
         ({"margin": -1.0}, "margin is -1, allowed are 0 and more"),
         ({"margin": math.inf}, "margin is inf, allowed are 0 and more"),
-        ({"degree": 1}, "degree is 1, allowed are 2 to 15"),
-        ({"degree": 16}, "degree is 16, allowed are 2 to 15"),
+        ({"degree": 1}, "degree is 1, allowed are 2 to 255, and 0 for what is needed"),
+        ({"degree": 256}, "degree is 256, allowed are 2 to 255, and 0 for what is needed"),
     ],
 )
 def test_options(options: dict[str, float], text: str) -> None:

@@ -52,9 +52,10 @@ def test_a_kink_at_the_edge_of_the_range_is_none() -> None:
 
 def test_jumps_are_refused() -> None:
     """No polynomial is near both sides of the threshold."""
-    text = refusal(applied("thresholded_relu"), -1.0, 0.5, precision_bits=2.0)
+    p = FitFunctions(degree=7)
+    text = refusal(applied("thresholded_relu"), -1.0, 0.5, p, precision_bits=2.0)
     assert text == (
-        "f: with a polynomial of degree 7 for thresholded_relu on -1.3 to 2.3 the outputs change "
+        "f: with a polynomial of degree 2 for thresholded_relu on -1.3 to 2.3 the outputs change "
         "by 0.5; allowed is 0.38, 0.75 of 2^-2 of outputs up to 2 [precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
         "lower --precision-bits to 1, or replace it by a polynomial activation and fine-tune"

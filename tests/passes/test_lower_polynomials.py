@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhecompile.ir.depth import measure_depth
-from fhecompile.ir.tensor import Affine, Poly, TensorGraph
-from passes.lower_polynomials import LowerPolynomials
+from fhecompile.ir.tensor import Affine, Chebyshev, Poly, TensorGraph
+from passes.lower_polynomials import LowerPolynomials, count_products
 from tests.graphs import Builder, of_kind
 from tests.support import assert_same_function, random_inputs, run_pass
 
@@ -43,6 +43,47 @@ def test_depth_is_that_of_the_degree(degree: int, channels: int) -> None:
     assert depth <= math.ceil(math.log2(degree + 1))
     if channels == 1 and degree > 2 and degree + 1 < 2 ** math.ceil(math.log2(degree + 1)):
         assert depth >= math.ceil(math.log2(degree))
+
+
+def chebyshev(coefficients: np.ndarray) -> TensorGraph:
+    """The sum of T_k(x) with coefficients (degree + 1,) or (degree + 1, channels)."""
+    table = coefficients.reshape(len(coefficients), 1, -1)
+    b = Builder()
+    b.input("x", 1, 3)
+    b.graph.add(Chebyshev(name="p", inputs=("x",), shape=(1, 3), coefficients=table))
+    return b.output("p")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 5, 7, 11, 15, 16, 30, 31, 63, 100, 127, 255])
+@pytest.mark.parametrize("parity", ["odd", "even", "all"])
+def test_chebyshev_sums(degree: int, channels: int, parity: str) -> None:
+    coefficients = np.random.default_rng(degree).normal(size=(degree + 1, channels))
+    if parity != "all" and degree > 1:
+        coefficients[int(parity == "even") :: 2] = 0.0
+    before = chebyshev(coefficients)
+    after = lower(before)
+    assert measure_depth(after).total <= math.ceil(math.log2(degree + 1))
+    weights = [np.abs(m.terms[0].values).max() for a in of_kind(after, Affine) for m in a.maps]
+    largest = np.abs(coefficients).max()
+    assert max(weights, default=0.0) <= 2.0 ** math.log2(degree + 1) * largest + 2.0
+
+
+@pytest.mark.parametrize(
+    ("degree", "parity", "products"),
+    [(7, 1, 5), (15, 1, 8), (31, 1, 12), (15, 0, 8), (31, 0, 13), (63, 0, 18), (127, 0, 27)],
+)
+def test_products_of_chebyshev_sums(degree: int, parity: int, products: int) -> None:
+    """About 2 sqrt(d), without the 17 and more that depth alone would need from degree 31 on."""
+    coefficients = 1.0 / np.arange(1.0, degree + 2)
+    if parity:
+        coefficients[::2] = 0.0
+    assert count_products(lower(chebyshev(coefficients))) == products
+
+
+def test_zero_and_constant_chebyshev_sums() -> None:
+    for coefficients in ([2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 3.0]):
+        lower(chebyshev(np.array(coefficients)))
 
 
 def test_one_squaring_and_a_relabelled_scale_stay() -> None:

@@ -1,0 +1,115 @@
+"""Writes approximations of functions as nodes of the tensor graph."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.errors import InternalError
+from fhecompile.functions.approximation import Approximation
+from fhecompile.functions.composite import CompositeLines
+from fhecompile.functions.minimax import FittedPolynomial
+from fhecompile.ir.tensor import Add, Chebyshev, Function, Mul, Node, Poly
+
+FloatArray = NDArray[np.float64]
+
+
+def approximation_nodes(node: Function, operand: str, fitted: Approximation) -> list[Node]:
+    """The nodes that stand for the function, the last one called like it.
+
+    Args:
+        node: the function and its share.
+        operand: the value u of the approximation.
+        fitted: what is taken for the function.
+    """
+    match fitted:
+        case FittedPolynomial():
+            return [_polynomial(node, operand, fitted)]
+        case CompositeLines():
+            return _Composite(node, operand, fitted).nodes
+    raise InternalError(f"no nodes for {type(fitted).__name__}")
+
+
+def _polynomial(node: Function, operand: str, fitted: FittedPolynomial) -> Node:
+    own = _column(fitted.coefficients, node)
+    x = np.zeros_like(own)
+    x[0], x[1] = fitted.centre, fitted.radius
+    kind = Chebyshev if fitted.chebyshev else Poly
+    return kind(
+        name=node.name,
+        inputs=(operand,),
+        shape=node.shape,
+        source=node.source,
+        coefficients=own if node.is_whole() else x + node.share * (own - x),
+    )
+
+
+class _Composite:
+    """Per kink the sign's polynomials, of which the last makes m + n s(v), and a product with v.
+
+    With a share p, x + p (f(x) - x) is of the same form: x is centre + radius u.
+    """
+
+    def __init__(self, node: Function, operand: str, fitted: CompositeLines) -> None:
+        self.node, self.fitted = node, fitted
+        self.nodes: list[Node] = []
+        share = node.share
+        constant = fitted.centre + share * (fitted.lines.value - fitted.centre)
+        terms = fitted.terms()
+        total = ""
+        for number, (k, m, n) in enumerate(terms):
+            v = self._plus(operand, np.asarray(-k), f"{node.name}.from{number}") if k else operand
+            line = 0.0 if number else fitted.radius * (1.0 - share)
+            gate = self._gate(v, line + share * m, share * n, f"{node.name}.gate{number}")
+            is_last = number == len(terms) - 1 and not np.any(constant)
+            name = node.name if is_last and not total else f"{node.name}.part{number}"
+            part = self._pair(Mul, gate, v, name)
+            if total:
+                part = self._pair(
+                    Add, total, part, node.name if is_last else f"{node.name}.sum{number}"
+                )
+            total = part
+        if np.any(constant):
+            self._plus(total, np.asarray(constant), node.name)
+
+    def _gate(self, v: str, m: FloatArray, n: FloatArray, name: str) -> str:
+        *first, last = self.fitted.sign.polynomials
+        for number, p in enumerate(first):
+            v = self._chebyshev(v, _column(p, self.node), f"{name}.sign{number}")
+        weighted = n * _column(last, self.node)
+        weighted[0] += m
+        return self._chebyshev(v, weighted, name)
+
+    def _chebyshev(self, v: str, coefficients: FloatArray, name: str) -> str:
+        node = self.node
+        self.nodes.append(
+            Chebyshev(
+                name=name,
+                inputs=(v,),
+                shape=node.shape,
+                source=node.source,
+                coefficients=coefficients,
+            )
+        )
+        return name
+
+    def _plus(self, v: str, constant: FloatArray, name: str) -> str:
+        node = self.node
+        one = np.ones(())
+        stacked = np.stack(np.broadcast_arrays(constant, one))
+        missing = len(node.shape) - (stacked.ndim - 1)
+        stacked = stacked.reshape(2, *(1,) * missing, *stacked.shape[1:])
+        self.nodes.append(
+            Poly(name=name, inputs=(v,), shape=node.shape, source=node.source, coefficients=stacked)
+        )
+        return name
+
+    def _pair(self, kind: type[Node], a: str, b: str, name: str) -> str:
+        node = self.node
+        self.nodes.append(kind(name=name, inputs=(a, b), shape=node.shape, source=node.source))
+        return name
+
+
+def _column(coefficients: FloatArray, node: Node) -> FloatArray:
+    """A polynomial's coefficients, to broadcast over the node's shape."""
+    return coefficients.reshape(-1, *(1,) * len(node.shape))
