@@ -23,8 +23,8 @@ size, so that L of them are within
 
     L / 2 * 0.35 q 2N 2^-q
 
-of it, relatively, or four times that where primes are rare; after k squarings it is 2^k times as
-much. The scales of the plan ignore it, so that it may be `SPREAD_SHARE` of the promise at most.
+of it, relatively, or four times that where primes are rare. The scales of the plan ignore it. What
+it changes is measured like the noise, and may be `SPREAD_SHARE` of the promise at most.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePlan, ScalePolicy, plan_scales
-from fhecompile.ir.tensor import Function, Mul, Poly, TensorGraph
+from fhecompile.ir.tensor import Function
 from fhecompile.ir.work_model import predict_work
 from passes.fit_functions import ApproximationError
 from passes.infer_ranges import Calibration, Ranges
@@ -64,12 +64,15 @@ DIGIT_WORTH = 0.02
 class MeasuredErrors:
     """A and B of the module docstring at the reference scales, and the outputs' magnitude.
 
+    `primes` is the error of the outputs for primes that are 1, relatively, from a power of two.
+
     They depend on the graph alone: who selects parameters for one graph many times stores them as a
     fact before.
     """
 
     constants: float
     noise: float
+    primes: float
     output_range: float
 
     REFERENCE: ClassVar[tuple[int, float, float]] = (1 << 16, 35.0, 24.0)
@@ -101,8 +104,9 @@ def measure_errors(program: Program) -> MeasuredErrors:
     # The widest outputs are what errors are relative to, and mostly have the largest ones.
     chosen = sorted({ranges.widest, 0 if ranges.widest else 1})
     inputs = {k: x[chosen[: len(x)]] for k, x in program.facts[Calibration].inputs.items()}
-    constants, noise, _ = predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE)
-    return MeasuredErrors(constants, noise, fitted_error(program).output_range)
+    found = predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE)
+    output_range = fitted_error(program).output_range
+    return MeasuredErrors(found.constants, found.noise, found.primes, output_range)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +169,6 @@ class _Search:
         self.range = self.measured.output_range or 1.0
         self.promise = 2.0**-program.options.precision_bits
         self.promised = self.range * self.promise
-        self.squarings = _squarings(program.graph)
         self.widest = options.prime_bits or PRIME_BITS
 
     def run(self) -> tuple[Parameters, ScaleChoice]:
@@ -248,9 +251,9 @@ class _Search:
         ]
 
     def _spread(self, n: int, levels: int, q: int) -> float:
-        """What primes unlike 2^q change at most, relative to the outputs, over their share."""
+        """What primes unlike 2^q change, relative to the outputs, over their share."""
         apart = levels / 2 * 0.35 * q * 2 * n * 2.0**-q
-        return float(apart * 2.0**self.squarings / SPREAD_SHARE)
+        return float(apart * self.measured.primes / self.range / SPREAD_SHARE)
 
     def _scales(
         self, n: int, q: int, first: int, most: int | None = None
@@ -306,15 +309,6 @@ class _Search:
             f"{q} bits reach {math.floor(math.log2(reached))}",
             hint="lower --precision-bits",
         )
-
-
-def _squarings(graph: TensorGraph) -> int:
-    """The most products of encrypted values on a path to an output."""
-    found: dict[str, int] = {}
-    for node in graph:
-        product = isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1)
-        found[node.name] = max((found[name] for name in node.inputs), default=0) + product
-    return max(found.values(), default=0)
 
 
 def fitted_error(program: Program) -> ApproximationError:

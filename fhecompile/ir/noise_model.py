@@ -10,13 +10,18 @@ evaluation (see `fhecompile.ckks.noise` for the standard deviations):
     after an input         encrypt_error / 2^s; none where only maps with products read it, for
                            which it is encrypted at a scale where the error does not count
 
-Constant rounding and ciphertext noise are evaluated apart, so that any scales can be judged.
+A rescale divides by a prime where the scales of the plan have a power of two. That multiplies a
+value by a number next to 1, which is another one at every layer: 1 + delta or 1 - delta, drawn for
+every node and sample.
+
+The three are evaluated apart, so that any scales and primes can be judged.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +41,35 @@ from fhecompile.ir.tensor import (
 )
 
 FloatArray = NDArray[np.float64]
+DELTA = 2.0**-24
 PACKING_FACTOR = 2.0
 DRAWS = 64  # errors of an output its standard deviation is estimated from, at least
+
+
+@dataclass(frozen=True)
+class PredictedErrors:
+    """Rms errors of the outputs.
+
+    Args:
+        constants: from their rounding.
+        noise: from that of ciphertexts.
+        primes: from delta = 1, if errors went on growing in proportion.
+        output_range: largest magnitude of an output.
+    """
+
+    constants: float
+    noise: float
+    primes: float
+    output_range: float
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Sizes of the last bit of constants and activations, and delta; 0: no error."""
+
+    constants: float = 0.0
+    activations: float = 0.0
+    primes: float = 0.0
 
 
 def predict_error(
@@ -46,41 +78,40 @@ def predict_error(
     ring_dimension: int,
     activation_bits: float,
     constant_bits: float,
-) -> tuple[float, float, float]:
-    """(rms error from constants, rms error from ciphertext noise, largest output magnitude)."""
+) -> PredictedErrors:
+    """The errors of the largest output at these scales."""
     smallest = min((node.size for node in graph.outputs()), default=1)
     samples = len(next(iter(inputs.values()), ()))
     repeats = math.ceil(DRAWS / max(1, samples * smallest))
     exact = {name: np.concatenate([y] * repeats) for name, y in evaluate(graph, inputs).items()}
     inputs = {name: np.concatenate([x] * repeats) for name, x in inputs.items()}
     largest = max((float(np.abs(y).max(initial=0.0)) for y in exact.values()), default=0.0)
-    found = []
-    for constants, ciphertexts in ((True, False), (False, True)):
-        noisy = _evaluate_noisy(
-            graph,
-            inputs,
-            ring_dimension,
-            2.0**-constant_bits if constants else 0.0,
-            2.0**-activation_bits if ciphertexts else 0.0,
-        )
+
+    def error(units: _Units) -> float:
+        noisy = _evaluate_noisy(graph, inputs, ring_dimension, units)
         squares = [np.mean((noisy[name] - y) ** 2) for name, y in exact.items()]
-        found.append(float(np.sqrt(max(squares, default=0.0))))
-    return found[0], found[1], largest
+        return float(np.sqrt(max(squares, default=0.0)))
+
+    return PredictedErrors(
+        error(_Units(constants=2.0**-constant_bits)),
+        error(_Units(activations=2.0**-activation_bits)),
+        error(_Units(primes=DELTA)) / DELTA,
+        largest,
+    )
 
 
 def _evaluate_noisy(
     graph: TensorGraph,
     inputs: Mapping[str, FloatArray],
     ring_dimension: int,
-    constant_unit: float,
-    activation_unit: float,
+    units: _Units,
 ) -> dict[str, FloatArray]:
-    """Outputs by label; the units are the size of the last bit at either scale, 0 for no error."""
+    """Outputs by label."""
     generator = np.random.default_rng(0)
     users = graph.users()
-    encode = noise.encode_error(ring_dimension) * constant_unit
-    rescale = noise.rescale_error(ring_dimension) * activation_unit
-    encrypt = noise.encrypt_error(ring_dimension) * activation_unit
+    encode = noise.encode_error(ring_dimension) * units.constants
+    rescale = noise.rescale_error(ring_dimension) * units.activations
+    encrypt = noise.encrypt_error(ring_dimension) * units.activations
     values: dict[str, FloatArray] = {}
     outputs: dict[str, FloatArray] = {}
     for node in graph:
@@ -98,6 +129,9 @@ def _evaluate_noisy(
                 spread = rescale
             case _:
                 spread = 0.0
+        if units.primes and (_multiplies(node) or isinstance(node, Poly | Mul)):
+            signs = generator.integers(0, 2, (len(value), *(1,) * (value.ndim - 1))) * 2 - 1
+            value = value * (1.0 + units.primes * signs)
         if spread:
             value = value + generator.normal(0.0, spread, value.shape)
         values[node.name] = value

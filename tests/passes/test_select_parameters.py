@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from dataclasses import replace
 
@@ -199,6 +200,30 @@ def test_primes_are_as_far_from_their_power_as_is_assumed(n: int, q: int, count:
     farthest = max(abs(p - (1 << q)) for p in found)
     assumed = count / 2 * 0.35 * q * step
     assert 0.3 * assumed < farthest < 4.0 * assumed
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_errors_of_primes_double_with_every_square(depth: int) -> None:
+    """A map adds delta, which a square doubles before it adds another: e <- 4 (e + 1) + 1."""
+    b, value, squared = Builder(), "x", 0.0
+    b.input("x", 1, 8)
+    weights, exact = np.linspace(0.5, 1.0, 8), np.ones(8)
+    for k in range(depth):
+        b.scaled(f"map{k}", value, weights)
+        value = b.poly(f"square{k}", f"map{k}", 0.0, 0.0, 1.0)
+        squared, exact = 4.0 * (squared + 1.0) + 1.0, (exact * weights) ** 2
+    samples = Calibration({"x": np.ones((16, 1, 8))})
+    program = run_passes(b.output(value), "select_parameters", facts=[samples])
+    found = measure_errors(program).primes
+    assert found == pytest.approx(math.sqrt(squared * np.mean(exact**2)), rel=0.25)
+
+
+def test_precision_that_primes_are_too_far_apart_for() -> None:
+    """Near 2^59 those of 2^16 slots are 2^-35 of it apart."""
+    with pytest.raises(FheCompileError) as caught:
+        select(squarings(), ring_dimension=1 << 17, precision_bits=36)
+    text = re.sub(r"reach \d\d$", "reach SOME", caught.value.reason)
+    assert text == "36 bits of precision are asked for, primes of 59 bits reach SOME"
 
 
 def _is_prime(candidate: int) -> bool:
