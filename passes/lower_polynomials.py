@@ -16,6 +16,11 @@ R has a level more than Q. So a part of degree below 2^l becomes one affine node
 where there is room for it, which costs a level instead of products; of Q that is left at the end,
 of degree 1, the factor only relabels a scale. Of l = 1, 2, 3, 4 the one with the fewest products is
 taken: about 2 sqrt(d) of them.
+
+A polynomial without odd powers but x, as those for |x|, relu or silu on [-r, r], is one of half the
+degree in x^2, or in T_2, as T_2k(x) = T_k(T_2(x)): as deep, with about half the products,
+
+    sum_k c_2k T_2k(x) + c_1 x = sum_k c_2k T_k(T_2(x)) + c_1 x.
 """
 
 from __future__ import annotations
@@ -56,19 +61,43 @@ def lowered(nodes: Iterable[Node]) -> list[Node]:
     """The nodes with what replaces polynomials in their places."""
     found: list[Node] = []
     for node in nodes:
-        if isinstance(node, Poly) and not _is_native(node):
-            found += _PowerExpansion(node).nodes
-        elif isinstance(node, Chebyshev):
-            found += _expand_chebyshev(node)
+        if isinstance(node, Chebyshev) or (isinstance(node, Poly) and not _is_native(node)):
+            found += _expanded(node)
         else:
             found.append(node)
     return found
 
 
-def _expand_chebyshev(node: Chebyshev) -> list[Node]:
-    """The nodes that replace a sum of Chebyshev polynomials; one of them carries its name."""
+def _expanded(node: Poly | Chebyshev) -> list[Node]:
+    """The nodes that replace a polynomial; one of them carries its name."""
+    if node.degree > 3 and not np.any(node.coefficients[3::2]):
+        return _expand_even(node)
+    if isinstance(node, Poly):
+        return _PowerExpansion(node).nodes
     found = [_ChebyshevExpansion(node, leaf).nodes for leaf in LEAVES]
     return min(found, key=count_products)
+
+
+def _expand_even(node: Poly | Chebyshev) -> list[Node]:
+    """One without odd powers above the first."""
+    square = np.array([-1.0, 0.0, 2.0] if isinstance(node, Chebyshev) else [0.0, 0.0, 1.0])
+    ones = (1,) * len(node.shape)
+    squared = Poly(
+        name=f"{node.name}.square{node.degree}",
+        inputs=node.inputs,
+        shape=node.shape,
+        source=node.source,
+        coefficients=square.reshape(-1, *ones),
+    )
+    c = node.coefficients[1]
+    name = f"{node.name}.even" if np.any(c) else node.name
+    half = replace(node, name=name, inputs=(squared.name,), coefficients=node.coefficients[::2])
+    found = [squared, *lowered([half])]
+    if np.any(c):
+        line = _Expansion(node)
+        line._add(name, line._affine(c, np.zeros(()), f"{node.name}.line"), node.name)
+        found += line.nodes
+    return found
 
 
 def count_products(nodes: Iterable[Node]) -> int:

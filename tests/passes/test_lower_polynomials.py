@@ -81,6 +81,22 @@ def test_products_of_chebyshev_sums(degree: int, parity: int, products: int) -> 
     assert count_products(lower(chebyshev(coefficients))) == products
 
 
+@pytest.mark.parametrize("line", [0.0, 0.5])
+@pytest.mark.parametrize(("degree", "products"), [(6, 3), (14, 6), (30, 9), (62, 14), (254, 28)])
+def test_products_of_sums_that_are_even_but_for_a_line(
+    degree: int, products: int, line: float
+) -> None:
+    """Half the degree of the square: 8, 13, 18 and 36 products for all powers of degree 15 on."""
+    coefficients = 1.0 / np.arange(1.0, degree + 2)
+    coefficients[1::2] = 0.0
+    coefficients[1] = line
+    for before in (chebyshev(coefficients), polynomial(coefficients)):
+        after = lower(before)
+        assert measure_depth(after).total <= math.ceil(math.log2(degree + 1))
+        if degree <= 15 or any(isinstance(node, Chebyshev) for node in before):
+            assert count_products(after) == products
+
+
 def test_zero_and_constant_chebyshev_sums() -> None:
     for coefficients in ([2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 3.0]):
         lower(chebyshev(np.array(coefficients)))
