@@ -10,12 +10,14 @@ BUILT_IN = (
     "fold_batchnorm",
     "fuse_polynomials",
     "merge_affine",
+    "move_copies",
     "pack_branches",
     "match_embeddings",
     "batch_samples",
     "fit_functions",
     "balance_quadratics",
     "lower_polynomials",
+    "balance_products",
     "infer_ranges",
     "select_parameters",
     "assign_scales",
@@ -31,8 +33,9 @@ BUILT_IN = (
 )
 
 DEFAULT_PIPELINE = (
-    "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,clean_graph,pack_branches,"
-    "match_embeddings,batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,infer_ranges,"
+    "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,move_copies,clean_graph,pack_branches,"
+    "match_embeddings,batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,"
+    "balance_products,infer_ranges,"
     "select_parameters,assign_scales,assign_levels,assign_layouts,"
     "lower_affine,build_slots,limit_keys,join_folds,share_rotations,schedule_operations,emit_plan"
 )

@@ -4,7 +4,10 @@ r"""Chains and sums of linear maps become one linear map: a level saved for each
     y = (A u + b) + h          becomes   y = A u + 1 h + b
 
 The first when the inner value has no other reader, or when the inner map only picks and scales
-elements (slices, batch norms), which costs nothing to repeat. The second when h is not deeper than
+elements (slices, batch norms), which costs nothing to repeat, or when the product has at most
+`repeat` multiply-accumulates and is on a deepest path (a residual sum that is normalised): little
+work is done twice then, and everything is done at a lower level. On paths a function counts as a
+polynomial of depth 3. The second when h is not deeper than
 u, so that the identity's product costs no depth. A product that has more than `growth` times the
 multiply-accumulates of its factors, and more than `allowance` in all, is not made (a narrow layer
 between two wide ones).
@@ -20,7 +23,17 @@ from fhecompile.ckks import linear_map
 from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.tensor import Add, Affine, Node, TensorGraph, is_product_free
+from fhecompile.ir.tensor import (
+    Add,
+    Affine,
+    Function,
+    Node,
+    TensorGraph,
+    is_product_free,
+    node_depth,
+)
+
+FUNCTION_DEPTH = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class MergeAffine(Pass):
 
     growth: float = 4.0
     allowance: int = 3 << 22
+    repeat: int = 1 << 19
 
     def run(self, program: Program) -> PassResult:
         graph = program.graph
@@ -51,6 +65,7 @@ class MergeAffine(Pass):
         nodes: dict[str, Node] = dict(graph.nodes)
         users = graph.users()
         depth = measure_depth(graph).depth
+        deepest = _on_deepest_paths(graph, users)
         count = 0
         for node in graph:
             current = nodes[node.name]
@@ -65,11 +80,16 @@ class MergeAffine(Pass):
                 inner = nodes[name]
                 if not isinstance(inner, Affine):
                     continue
-                if len(users[name]) > 1 and not _only_picks(inner):
+                repeated = len(users[name]) > 1 and not _only_picks(inner)
+                if repeated and (is_product_free(inner) or not {node.name, name} <= deepest):
+                    continue
+                before = _macs(current.maps) + _macs(inner.maps)
+                if repeated and before > self.repeat:
                     continue
                 candidate = self._merge(current, inner)
-                before = _macs(current.maps) + _macs(inner.maps)
                 after = _macs(candidate.maps)
+                if repeated and after > self.repeat:
+                    continue
                 if after > self.growth * before and after > self.allowance:
                     remarks.append(
                         f"{node.name} kept apart from {name}: their product has "
@@ -126,8 +146,21 @@ class MergeAffine(Pass):
             inputs=tuple(inputs),
             maps=tuple(linear_map.add(maps) for maps in inputs.values()),
             bias=bias,
-            source=f"{inner.source} {outer.source}".strip(),
+            source=" ".join(dict.fromkeys(f"{inner.source} {outer.source}".split())),
         )
+
+
+def _on_deepest_paths(graph: TensorGraph, users: dict[str, list[Node]]) -> set[str]:
+    """The nodes on a path of the largest depth from an input to an output."""
+    own = {n.name: FUNCTION_DEPTH if isinstance(n, Function) else node_depth(n) for n in graph}
+    above: dict[str, int] = {}
+    for node in graph:
+        above[node.name] = own[node.name] + max((above[i] for i in node.inputs), default=0)
+    below: dict[str, int] = {}
+    for node in reversed(list(graph)):
+        below[node.name] = max((own[u.name] + below[u.name] for u in users[node.name]), default=0)
+    total = max(above.values(), default=0)
+    return {name for name in above if above[name] + below[name] == total}
 
 
 def _macs(maps: tuple[LinearMap, ...]) -> int:

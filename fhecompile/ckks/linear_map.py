@@ -14,7 +14,9 @@ and not once per pixel.
 Composition of B after A needs, for each t of B, the row of A that produces its input. If every row
 of A has at most k non-zeros (k = 1: scaling, slicing, transposing; k = window size: pooling), B's
 iteration space gets one new axis of length k and the result is again compact; likewise with A and
-B exchanged, over the columns of B. Only maps that overlap on both sides are multiplied out.
+B exchanged, over the columns of B. So it is for any k where no two products fall together, because
+B only copies (one non-zero per row) or A reads every input once. Other maps that overlap on both
+sides are multiplied out.
 """
 
 from __future__ import annotations
@@ -250,10 +252,12 @@ def _compose_terms(
     by_columns = a.size * columns[0].shape[1] if columns else None
     short = by_rows == b.size or by_columns == a.size
     used = a.in_index[a.in_index >= 0]
-    partitioned = rows is not None and a.size == used.size == np.unique(used).size
-    if not (short or partitioned):
+    partitioned = a.size == used.size == np.unique(used).size
+    copies = b.size == out.size == np.unique(out).size
+    disjoint = rows is not None and (partitioned or copies)
+    if not (short or disjoint):
         return _sparse_product(b, a, out_size, mid_size, in_size)
-    if rows and by_columns != a.size and (by_rows == b.size or partitioned or columns is None):
+    if rows and by_columns != a.size and (by_rows == b.size or disjoint or columns is None):
         out, inn, factor = _follow(b.in_index, *rows)
         return _tidy(LinearTerm(b.values[..., None] * factor, b.out_index[..., None], inn))
     if columns is None:

@@ -11,15 +11,18 @@ from fhecompile.frontend import operators_activation as activation
 from fhecompile.frontend import operators_elementwise as elementwise
 from fhecompile.frontend import operators_function as function
 from fhecompile.frontend import operators_matrix as matrix
+from fhecompile.frontend import operators_maximum as maximum
 from fhecompile.frontend import operators_move as move
 from fhecompile.frontend import operators_normalise as normalise
 from fhecompile.frontend import operators_reduce as reduce
 from fhecompile.frontend import operators_resize as resize
+from fhecompile.frontend import operators_softmax as softmax
 from fhecompile.frontend import operators_window as window
 from fhecompile.frontend.load import OPSETS
 from fhecompile.frontend.lowering import NodeLowering, UnsupportedNodeError, Value
 from fhecompile.frontend.operators_columns import MAX_ENTRIES, lower_by_columns
 from fhecompile.frontend.operators_einsum import lower_einsum
+from fhecompile.frontend.products import MAX_PRODUCTS
 from fhecompile.frontend.unsupported import SUGGESTIONS
 
 Lowering = Callable[[NodeLowering], "Value | list[Value]"]
@@ -42,9 +45,12 @@ class Operator:
 
 MOVED = "the parameters are constant"
 LINEAR = f"where it is linear in the one encrypted operand, by at most {MAX_ENTRIES} weights"
+MATRICES = f"also of encrypted operands, at most {MAX_PRODUCTS} products of their elements"
 FITTED = "by a polynomial on the calibrated range"
 CLAMPED = f"{FITTED}; a clamp below 1e-6 of what is never negative is dropped"
-CENTRED = f"the inverse root {FITTED}; scale and shift are constant"
+CENTRED = f"the inverse root {FITTED}"
+LARGEST = f"of at most {maximum.MAX_VALUES} encrypted values: abs of differences {FITTED}"
+EXTREME = f"{LARGEST}, relu of the difference to a constant"
 
 OPERATORS: dict[str, Operator] = {
     "Abs": Operator(function.lower_function, FITTED),
@@ -72,7 +78,7 @@ OPERATORS: dict[str, Operator] = {
     "DepthToSpace": Operator(move.lower_move),
     "Div": Operator(elementwise.lower_div, f"by an encrypted value: its reciprocal {FITTED}"),
     "Dropout": Operator(move.lower_dropout, "in inference"),
-    "Einsum": Operator(lower_einsum, "one operand is encrypted, the others are constant", 12),
+    "Einsum": Operator(lower_einsum, MATRICES, 12),
     "Elu": Operator(activation.lower_elu, FITTED),
     "Erf": Operator(function.lower_function, FITTED, 9),
     "Exp": Operator(function.lower_function, FITTED),
@@ -82,9 +88,10 @@ OPERATORS: dict[str, Operator] = {
     "GatherElements": Operator(move.lower_gather_elements, MOVED, 11),
     "GatherND": Operator(move.lower_move, MOVED, 11),
     "Gelu": Operator(activation.lower_gelu, FITTED, 20),
-    "Gemm": Operator(matrix.lower_gemm, "A or B is constant; C may be encrypted"),
+    "Gemm": Operator(matrix.lower_gemm, MATRICES),
     "GlobalAveragePool": Operator(window.lower_global_average_pool),
     "GroupNormalization": Operator(normalise.lower_group_normalization, CENTRED, 18),
+    "GlobalMaxPool": Operator(maximum.lower_global_max_pool, LARGEST),
     "GridSample": Operator(lower_by_columns, f"{LINEAR}; cubic not with border", 16),
     "HardSigmoid": Operator(activation.lower_hard_sigmoid, FITTED),
     "HardSwish": Operator(function.lower_function, FITTED, 14),
@@ -93,15 +100,15 @@ OPERATORS: dict[str, Operator] = {
     "LayerNormalization": Operator(normalise.lower_layer_normalization, CENTRED, 17),
     "LeakyRelu": Operator(activation.lower_leaky_relu, FITTED),
     "Log": Operator(function.lower_function, FITTED),
-    "LpNormalization": Operator(function.lower_lp_normalization, f"p = 2; {CENTRED[:16]} {FITTED}"),
-    "MatMul": Operator(matrix.lower_matmul, "one operand is constant"),
-    "Max": Operator(activation.lower_max, f"of a value and a number: {CLAMPED}", 8),
+    "LogSoftmax": Operator(softmax.lower_log_softmax, f"exp and log {FITTED}"),
+    "LpNormalization": Operator(function.lower_lp_normalization, f"p = 2; {CENTRED}"),
+    "MatMul": Operator(matrix.lower_matmul, MATRICES),
+    "Max": Operator(maximum.lower_max, EXTREME, 8),
+    "MaxPool": Operator(maximum.lower_max_pool, f"without indices; {LARGEST}"),
     "MaxUnpool": Operator(lower_by_columns, LINEAR, 9),
     "Mean": Operator(elementwise.lower_mean, "also with constants", 8),
-    "MeanVarianceNormalization": Operator(
-        normalise.lower_mean_variance_normalization, f"the inverse root {FITTED}", 9
-    ),
-    "Min": Operator(activation.lower_min, f"of a value and a number: {FITTED}", 8),
+    "MeanVarianceNormalization": Operator(normalise.lower_mean_variance_normalization, CENTRED, 9),
+    "Min": Operator(maximum.lower_min, EXTREME, 8),
     "Mish": Operator(function.lower_function, FITTED, 18),
     "Mul": Operator(elementwise.lower_mul, "also of encrypted values"),
     "Neg": Operator(elementwise.lower_neg),
@@ -109,12 +116,15 @@ OPERATORS: dict[str, Operator] = {
     "Pad": Operator(move.lower_pad, "every mode; pads are constant, the value may be encrypted"),
     "Pow": Operator(
         elementwise.lower_pow,
-        f"constant exponents: integers from 0 to 32, or 0.5, -0.5 and -1, {FITTED}",
+        f"constant exponents: integers from 0 to {elementwise.MAX_POWER}, or one negative integer, "
+        f"0.5 or -0.5, {FITTED}",
     ),
     "RMSNormalization": Operator(normalise.lower_rms_normalization, CENTRED, 23),
     "Reciprocal": Operator(function.lower_function, FITTED),
     "ReduceL2": Operator(function.lower_reduce_l2, f"the axes are constant; the root {FITTED}"),
+    "ReduceMax": Operator(maximum.lower_reduce_max, f"the axes are constant; {LARGEST}"),
     "ReduceMean": Operator(reduce.lower_reduce_mean, "the axes are constant"),
+    "ReduceMin": Operator(maximum.lower_reduce_min, f"the axes are constant; {LARGEST}"),
     "ReduceSum": Operator(reduce.lower_reduce_sum, "the axes are constant"),
     "ReduceSumSquare": Operator(function.lower_reduce_sum_square, "the axes are constant"),
     "Relu": Operator(function.lower_function, FITTED),
@@ -136,6 +146,7 @@ OPERATORS: dict[str, Operator] = {
     "Selu": Operator(activation.lower_selu, FITTED),
     "Sigmoid": Operator(function.lower_function, FITTED),
     "Slice": Operator(move.lower_move, MOVED),
+    "Softmax": Operator(softmax.lower_softmax, f"exp and reciprocal {FITTED}"),
     "Softplus": Operator(function.lower_function, FITTED),
     "Softsign": Operator(function.lower_function, FITTED),
     "SpaceToDepth": Operator(move.lower_move),

@@ -4,7 +4,7 @@ Each is a function of `fhecompile.functions.table` with affine maps by one numbe
 which cost nothing, or the weighted sum of the value and its function:
 
     min(max(x, a), b)        m + h clip((x - m) / h),  m = (a + b) / 2, h = (b - a) / 2
-    max(x, a), min(x, b)     a + relu(x - a),  b - relu(b - x)
+    max(x, a), min(x, b)     a + relu(x - a),  b - relu(b - x);  see also operators_maximum
     hard sigmoid             1/2 + 1/2 clip(2 (alpha x + beta) - 1)
     leaky relu, prelu        s x + (1 - s) relu(x),  s one slope or one per channel
     selu                     gamma elu(x)
@@ -54,7 +54,7 @@ def lower_clip(call: NodeLowering) -> Value:
         low, high = call.attribute("min", low), call.attribute("max", high)
     else:
         low, high = _bound(call, 1, "minimum", low), _bound(call, 2, "maximum", high)
-    return _clamped(call, call.tensor(0), low, high)
+    return clamped(call, call.tensor(0), low, high)
 
 
 def _bound(call: NodeLowering, index: int, role: str, default: float) -> float:
@@ -66,32 +66,8 @@ def _bound(call: NodeLowering, index: int, role: str, default: float) -> float:
     return float(bound.item())
 
 
-def lower_max(call: NodeLowering) -> Value:
-    """The larger one of a value and a number."""
-    x, numbers = _value_and_numbers(call)
-    return _clamped(call, x, max(numbers, default=-math.inf), math.inf)
-
-
-def lower_min(call: NodeLowering) -> Value:
-    """The smaller one of a value and a number."""
-    x, numbers = _value_and_numbers(call)
-    return _clamped(call, x, -math.inf, min(numbers, default=math.inf))
-
-
-def _value_and_numbers(call: NodeLowering) -> tuple[Tensor, list[float]]:
-    kind = call.node.op_type
-    values = [call.value(i) for i in range(len(call.inputs))]
-    tensors = [v for v in values if isinstance(v, Tensor)]
-    numbers = [float(v.reshape(())) for v in values if not isinstance(v, Tensor) and v.size == 1]
-    if len(tensors) != 1 or len(numbers) != len(values) - 1:
-        raise UnsupportedNodeError(f"{kind} of other than a value and a number")
-    shape = call.broadcast_shape(*(v.shape for v in values))
-    if shape != tensors[0].shape:
-        raise UnsupportedNodeError(f"{kind} with a number of higher rank")
-    return tensors[0], numbers
-
-
-def _clamped(call: NodeLowering, x: Tensor, low: float, high: float) -> Value:
+def clamped(call: NodeLowering, x: Tensor, low: float, high: float) -> Value:
+    """min(max(x, low), high), infinite where there is no bound."""
     if low >= high:
         return np.full(x.shape, high, np.float32)  # as ONNX has it
     if _is_nonnegative(call.builder.graph, x.node) and low <= SMALLEST:

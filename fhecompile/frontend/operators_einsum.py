@@ -1,15 +1,15 @@
-r"""Einsum with one encrypted operand.
+r"""Einsum.
 
-    y[o] = sum over the letters not in o of  K[k] x[a],      K the constants' product
+    y[o] = sum over the letters not in o of  K[k] x_1[a_1] ... x_r[a_r],  K the constants' product
 
-is one term over all letters, the ones of the result first. K has the letters that x or y has too;
-those that only constants have are summed when K is made. What a letter that x has twice means, and
-what the dots stand for, numpy does on the positions of the elements: a view of their array.
+is a sum of products over all letters, the ones of the result first (`frontend.products`). K has the
+letters that an x or y has too; those that only constants have are summed when K is made. What a
+letter that x has twice means, and what the dots stand for, numpy does on the positions of the
+elements: a view of their array.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from typing import Any
@@ -25,6 +25,7 @@ from fhecompile.frontend.lowering import (
     UnsupportedNodeError,
     Value,
 )
+from fhecompile.frontend.products import sum_of_products
 
 FORM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*")
 
@@ -32,38 +33,27 @@ FORM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*")
 def lower_einsum(call: NodeLowering) -> Tensor:
     """Einsum of any equation ONNX allows."""
     values = [call.value(i) for i in range(len(call.inputs))]
-    encrypted = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
-    if len(encrypted) > 1:
-        raise UnsupportedNodeError("Einsum of several ciphertexts")
     names, result = _letters(call, [v.shape for v in values])
     lengths = _lengths(call, names, values)
     if any(letter not in lengths for letter in result) or len(set(result)) < len(result):
         call.invalid(f"equation {call.attribute('equation', '')}")
-    place = encrypted[0]
-    x = call.tensor(place)
-    own = "".join(dict.fromkeys(names[place]))
-    order = result + "".join(c for c in own if c not in result)
-    index = _arranged(np.einsum(f"{names[place]}->{own}", maps.positions(x.shape)), own, order)
-    others = [i for i in range(len(values)) if i != place]
-    known = "".join(dict.fromkeys(c for i in others for c in names[i] if c in order))
+    encrypted = [(x, n) for x, n in zip(values, names, strict=True) if isinstance(x, Tensor)]
+    letters = dict.fromkeys(c for _, name in encrypted for c in name)
+    order = result + "".join(c for c in letters if c not in result)
+    operands = []
+    for x, name in encrypted:
+        own = "".join(dict.fromkeys(name))
+        index = np.einsum(f"{name}->{own}", maps.positions(x.shape))
+        operands.append((x, _arranged(index, own, order)))
+    others = [(x, n) for x, n in zip(values, names, strict=True) if not isinstance(x, Tensor)]
+    known = "".join(dict.fromkeys(c for _, name in others for c in name if c in order))
     factors = np.ones((1,) * len(order))
     if others:
-        equation = ",".join(names[i] for i in others) + "->" + known
-        product = np.einsum(equation, *(np.asarray(values[i], np.float64) for i in others))
+        equation = ",".join(name for _, name in others) + "->" + known
+        product = np.einsum(equation, *(np.asarray(x, np.float64) for x, _ in others))
         factors = _arranged(np.asarray(product), known, order)
-    # An axis of length 1 stands for all positions of its letter.
-    once = [a for a in range(len(result), len(order)) if index.shape[a] == 1]
-    factors = factors.sum(axis=tuple(once), keepdims=True)
     shape = tuple(lengths[c] for c in result)
-    out = maps.positions(shape).reshape((*shape, *[1] * (len(order) - len(result))))
-    term = maps.single_term(
-        factors,
-        out,
-        index,
-        math.prod(shape),
-        x.size,
-    )
-    return call.affine([(x, term)], shape)
+    return call.affine([sum_of_products(call, operands, factors, shape)], shape)
 
 
 def _letters(call: NodeLowering, shapes: list[Shape]) -> tuple[list[str], str]:

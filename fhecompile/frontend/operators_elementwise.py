@@ -15,7 +15,7 @@ from fhecompile.frontend.lowering import (
     Value,
 )
 
-MAX_POWER = 32
+MAX_POWER = 64
 ROOTS = {0.5: "sqrt", -0.5: "inverse_sqrt", -1.0: "reciprocal"}
 
 
@@ -118,7 +118,7 @@ def _total(call: NodeLowering, weight: float) -> Tensor:
 
 
 def lower_pow(call: NodeLowering) -> Value:
-    """a ** n for a square root or a reciprocal, or elementwise for integers from 0 on."""
+    """a ** n for a root or a negative integer, or elementwise for integers from 0 on."""
     if isinstance(call.value(1), Tensor):
         raise UnsupportedNodeError("Pow with an encrypted exponent")
     x = call.expanded(call.tensor(0), _shape(call))
@@ -126,6 +126,10 @@ def lower_pow(call: NodeLowering) -> Value:
     distinct = np.unique(exponents)
     if distinct.size == 1 and (root := ROOTS.get(float(distinct[0]))):
         return functions.apply_function(call, root, x)
+    if distinct.size == 1 and -MAX_POWER <= distinct[0] < 0 and float(distinct[0]).is_integer():
+        x = functions.apply_function(call, "reciprocal", x, call.part("inverse"))
+        distinct = -distinct
+        exponents = -exponents
     for exponent in distinct:
         if not (float(exponent).is_integer() and 0 <= exponent <= MAX_POWER):
             raise UnsupportedNodeError(f"Pow with exponent {exponent:g}")

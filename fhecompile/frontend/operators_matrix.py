@@ -1,13 +1,12 @@
 """MatMul, Gemm, BatchNormalization.
 
-A product of a matrix of constants and an encrypted one is one term over the axes (batch.., i, k, j)
+A product of a matrix of constants and an encrypted one is one term over the axes (batch.., i, j, k)
 of y[i, j] = sum over k of A[i, k] B[k, j]: the constants are stored once, also when batch axes
-repeat them.
+repeat them. Two encrypted ones are multiplied over these axes (`frontend.products`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from fhecompile.frontend.lowering import (
     UnsupportedNodeError,
     Value,
 )
+from fhecompile.frontend.products import sum_of_products
 
 
 def _entries(value: Value, transposed: bool = False) -> NDArray[Any]:
@@ -31,32 +31,39 @@ def _entries(value: Value, transposed: bool = False) -> NDArray[Any]:
 
 
 def _product(
-    left: NDArray[Any], right: NDArray[Any], x: Tensor, encrypted_left: bool
-) -> tuple[LinearMap, Shape]:
-    """The map of the product in x, and the result's shape.
+    call: NodeLowering,
+    values: tuple[Value, Value],
+    entries: tuple[NDArray[Any], NDArray[Any]],
+    alpha: float = 1.0,
+) -> tuple[tuple[Tensor, LinearMap], Shape]:
+    """alpha times the product, as a value with a map of it, and its shape.
 
     Args:
-        left: entries of the left operand, (batch.., i, k).
-        right: entries of the right operand, (batch.., k, j).
-        x: the encrypted operand.
-        encrypted_left: whether it is the left one.
+        call: the node.
+        values: the operands, one of them encrypted at least.
+        entries: theirs, (batch.., i, k) and (batch.., k, j).
+        alpha: a factor.
     """
+    left, right = entries
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     shape = (*batch, left.shape[-2], right.shape[-1])
     rank = len(batch) + 3
-    left = maps.aligned(left[..., None], rank)
-    right = maps.aligned(right[..., None, :, :], rank)
-    values, index = (right, left) if encrypted_left else (left, right)
-    out = maps.positions(shape)[..., :, None, :]
-    return maps.single_term(values, out, index, math.prod(shape), x.size), shape
+    arranged = (
+        maps.aligned(left[..., None, :], rank),
+        maps.aligned(right.swapaxes(-1, -2)[..., None, :, :], rank),
+    )
+    operands, factors = [], np.full((1,) * rank, alpha)
+    for value, array in zip(values, arranged, strict=True):
+        if isinstance(value, Tensor):
+            operands.append((value, array))
+        else:
+            factors = factors * array
+    return sum_of_products(call, operands, factors, shape), shape
 
 
 def lower_matmul(call: NodeLowering) -> Tensor:
     """MatMul with numpy's rules for ranks 1 and above 2."""
     a, b = call.value(0), call.value(1)
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        raise UnsupportedNodeError("MatMul of two ciphertexts")
-    x = a if isinstance(a, Tensor) else call.tensor(1)
     if not a.shape or not b.shape:
         call.invalid("an operand is a scalar")
     left, right = _entries(a), _entries(b)
@@ -65,19 +72,17 @@ def lower_matmul(call: NodeLowering) -> Tensor:
     batches = (left.shape[:-2], right.shape[:-2])
     if left.shape[-1] != right.shape[-2] or call.broadcast_shape(*batches) is None:
         call.invalid(f"shapes {a.shape} and {b.shape} do not fit")
-    product, shape = _product(left, right, x, isinstance(a, Tensor))
+    product, shape = _product(call, (a, b), (left, right))
     if len(a.shape) == 1:
         shape = (*shape[:-2], shape[-1])
     if len(b.shape) == 1:
         shape = shape[:-1]
-    return call.affine([(x, product)], shape)
+    return call.affine([product], shape)
 
 
 def lower_gemm(call: NodeLowering) -> Tensor:
-    """alpha * A' @ B' + beta * C; A or B may be encrypted, C may be too."""
+    """alpha * A' @ B' + beta * C; any of them may be encrypted."""
     a, b = call.value(0), call.value(1)
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        raise UnsupportedNodeError("Gemm of two ciphertexts")
     if len(a.shape) != 2 or len(b.shape) != 2:
         call.invalid(f"shapes {a.shape} and {b.shape} are not matrices")
     alpha, beta = call.attribute("alpha", 1.0), call.attribute("beta", 1.0)
@@ -88,10 +93,8 @@ def lower_gemm(call: NodeLowering) -> Tensor:
     shape: Shape = (left.shape[0], right.shape[1])
     operands: list[tuple[Tensor, LinearMap]] = []
     bias: NDArray[Any] = np.zeros((1, 1))
-    if isinstance(a, Tensor):
-        operands.append((a, _product(left, alpha * right, a, True)[0]))
-    elif isinstance(b, Tensor):
-        operands.append((b, _product(alpha * left, right, b, False)[0]))
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        operands.append(_product(call, (a, b), (left, right), alpha)[0])
     else:
         bias = alpha * (left @ right)
     if call.has_input(2):

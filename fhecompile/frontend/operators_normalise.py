@@ -14,12 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fhecompile.frontend import maps
-from fhecompile.frontend.lowering import (
-    FloatArray,
-    NodeLowering,
-    Tensor,
-    Value,
-)
+from fhecompile.frontend.lowering import NodeLowering, Tensor, Value
 from fhecompile.frontend.operators_function import multiply
 
 EPSILON = 1e-5
@@ -36,7 +31,7 @@ def lower_rms_normalization(call: NodeLowering) -> Tensor:
     """Over the axes from `axis` on, without a mean."""
     x = call.tensor(0)
     epsilon = call.attribute("epsilon", EPSILON)
-    y, _, _ = _normalise(call, x, _last_axes(call, x), epsilon, centre=False)
+    y, _, _ = _normalise(call, x, _last_axes(call, x), epsilon, centred=False)
     return _scale_and_shift(call, y)
 
 
@@ -83,37 +78,54 @@ def _last_axes(call: NodeLowering, x: Tensor) -> range:
     return range(axis % len(x.shape), len(x.shape))
 
 
-def _normalise(
-    call: NodeLowering, x: Tensor, axes: Sequence[int], epsilon: float, centre: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """((x - m) / sqrt(v + epsilon), m, 1 / sqrt(v + epsilon)); m is x without `centre`."""
+def centre(call: NodeLowering, x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """x - m and m, the mean over the axes, which it keeps with length 1."""
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     averaging = maps.summing(x.shape, axes, 1.0 / math.prod(x.shape[a] for a in axes))
-    mean = centred = x
-    if centre:
-        mean = call.affine([(x, averaging)], kept, name=call.part("mean"))
-        less = maps.scaling(kept, x.shape, -1.0)
-        terms = [(x, maps.scaling(x.shape, x.shape)), (mean, less)]
-        centred = call.affine(terms, x.shape, name=call.part("centred"))
-    square = call.multiply_values(centred, centred, x.shape, call.part("square"))
+    mean = call.affine([(x, averaging)], kept, name=call.part("mean"))
+    terms = [
+        (x, maps.scaling(x.shape, x.shape)),
+        (mean, maps.scaling(kept, x.shape, -1.0)),
+    ]
+    return call.affine(terms, x.shape, name=call.part("centred")), mean
+
+
+def _normalise(
+    call: NodeLowering, x: Tensor, axes: Sequence[int], epsilon: float, centred: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """((x - m) / sqrt(v + epsilon), m, 1 / sqrt(v + epsilon)); m is taken as 0 if not `centred`."""
+    kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    difference, mean = centre(call, x, axes) if centred else (x, x)
+    square = call.multiply_values(difference, difference, x.shape, call.part("square"))
+    averaging = maps.summing(x.shape, axes, 1.0 / math.prod(x.shape[a] for a in axes))
     variance = call.affine([(square, averaging)], kept, epsilon, name=call.part("variance"))
     inverse = call.function("inverse_sqrt", variance, call.part("inverse"))
     name = call.part("normalised")
-    return multiply(call, centred, inverse, x.shape, name), mean, inverse
+    return multiply(call, difference, inverse, x.shape, name), mean, inverse
 
 
 def _scale_and_shift(call: NodeLowering, y: Tensor, view: tuple[int, ...] | None = None) -> Tensor:
     """y times operand 1 plus operand 2, seen in the shape `view` and broadcast."""
-    parameters: list[FloatArray] = [np.ones(()), np.zeros(())]
+    parameters: list[Value] = [np.ones(()), np.zeros(())]
     for i, role in ((0, "scale"), (1, "shift")):
         if call.has_input(i + 1):
-            value = call.weights(i + 1, role)
-            if view is not None and value.size == math.prod(view):
-                value = value.reshape(view)
+            value = call.value(i + 1)
+            value = value if isinstance(value, Tensor) else call.weights(i + 1, role)
+            if view is not None and math.prod(value.shape) == math.prod(view):
+                if isinstance(value, Tensor):
+                    value = Tensor(value.node, view)
+                else:
+                    value = value.reshape(view)
             if call.broadcast_shape(value.shape, y.shape) != y.shape:
                 call.invalid(f"{role} {value.shape} for an input {y.shape}")
             parameters[i] = value
     scale, shift = parameters
-    if not scale.shape and scale == 1.0 and not np.any(shift):
+    if isinstance(scale, Tensor):
+        y, scale = multiply(call, y, scale, y.shape, call.part("scaled")), np.ones(())
+    terms = [(y, maps.scaling(y.shape, y.shape, scale))]
+    if isinstance(shift, Tensor):
+        terms.append((shift, maps.scaling(shift.shape, y.shape)))
+        shift = np.zeros(())
+    elif not scale.shape and scale == 1.0 and not np.any(shift):
         return y
-    return call.affine([(y, maps.scaling(y.shape, y.shape, scale))], y.shape, shift)
+    return call.affine(terms, y.shape, shift)

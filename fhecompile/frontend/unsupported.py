@@ -13,6 +13,7 @@ AFTER_DECRYPTION = (
     "take it off the exported model and apply it after decryption, or replace by a polynomial"
 )
 AVERAGE = "replace it by AveragePool and fine-tune"
+MEAN = "replace it by a mean and fine-tune, or take it off the exported model"
 UNROLLED = "export the network with its steps and branches fixed, so that the loop is unrolled"
 RECURRENT = "export the network with its steps unrolled to Gemm, Sigmoid, Tanh and Mul"
 COMPARED = (
@@ -20,6 +21,9 @@ COMPARED = (
     "polynomial"
 )
 FLOATING = "export the network in floating point, before it is quantised"
+SMALLER = (
+    "multiply by constant weights, or take smaller matrices: fewer tokens, fewer or narrower heads"
+)
 GENERIC = "rewrite the network with supported operators, or take it off the exported model"
 
 SUGGESTIONS = {
@@ -27,8 +31,6 @@ SUGGESTIONS = {
         (
             "Celu",
             "Clip",
-            "Max",
-            "Min",
             "PRelu",
             "Selu",
             "ThresholdedRelu",
@@ -36,6 +38,7 @@ SUGGESTIONS = {
         POLYNOMIAL,
     ),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool", "LpPool", "GlobalLpPool"), AVERAGE),
+    **dict.fromkeys(("Max", "Min", "ReduceMax", "ReduceMin"), MEAN),
     "LRN": "replace it by BatchNormalization and fine-tune",
     **dict.fromkeys(("If", "Loop", "Scan"), UNROLLED),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), RECURRENT),
@@ -72,8 +75,6 @@ SUGGESTIONS = {
     ),
     **dict.fromkeys(
         (
-            "Softmax",
-            "LogSoftmax",
             "Hardmax",
             "ArgMax",
             "ArgMin",
@@ -82,10 +83,8 @@ SUGGESTIONS = {
         ),
         AFTER_DECRYPTION,
     ),
-    "Pow": "use a small positive integer exponent, 0.5, -0.5 or -1",
-    "MatMul": "multiply by constant weights; products of encrypted matrices are not compiled",
-    "Gemm": "multiply by constant weights; products of encrypted matrices are not compiled",
-    "Einsum": "give one encrypted operand; products of encrypted matrices are not compiled",
+    "Pow": "use an integer exponent from -64 to 64, 0.5 or -0.5",
+    **dict.fromkeys(("MatMul", "Gemm", "Einsum"), SMALLER),
 }
 
 

@@ -103,6 +103,22 @@ def test_compose(chain: tuple[LinearMap, LinearMap]) -> None:
     assert np.array_equal(matrix(product), matrix(outer) @ matrix(inner))
 
 
+def test_copies_of_a_dense_map_stay_compact() -> None:
+    """(rows, copies, columns): the weights are stored once."""
+    weights = np.arange(1.0, 21.0).reshape(4, 5)
+    inner = linear_map.dense(weights)
+    outer = linear_map.selection(np.repeat(np.arange(4), 3), 4)
+    product = linear_map.compose(outer, inner)
+    assert np.array_equal(matrix(product), np.repeat(weights, 3, axis=0))
+    copies = np.arange(4)[:, None] * np.ones((1, 3), int)
+    grid = linear_map.LinearTerm(
+        np.ones((1, 1)), np.arange(12, dtype=np.int32).reshape(4, 3), copies.astype(np.int32)
+    )
+    (term,) = linear_map.compose(linear_map.LinearMap((grid,), 12, 4), inner).terms
+    assert term.values.shape == (4, 1, 5)
+    assert term.in_index.shape == (1, 1, 5)
+
+
 @given(any_map, st.data())
 def test_add(m: LinearMap, data: st.DataObject) -> None:
     other = data.draw(maps(m.out_size, m.in_size))

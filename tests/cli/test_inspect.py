@@ -173,7 +173,7 @@ def test_operators(call: Call) -> None:
         "opset": 7,
         "text": "the parameters are constant",
     } in (found)
-    assert [e["text"] for e in found if e["name"] == "MaxPool"] == [
+    assert [e["text"] for e in found if e["name"] == "LpPool"] == [
         "replace it by AveragePool and fine-tune"
     ]
     done = call("ops")

@@ -378,13 +378,13 @@ def test_every_unsupported_node_is_reported(build):
     nodes = [
         node("Conv", ["x", "w"], ["c0"], name="conv"),
         *(node("Sign", [f"c{i}"], [f"c{i + 1}"], name=f"/sign{i}/Sign") for i in range(4)),
-        node("MaxPool", ["c4"], ["p"], name="/pool", kernel_shape=[2, 2]),
+        node("LpPool", ["c4"], ["p"], name="/pool", kernel_shape=[2, 2]),
         node("Pow", ["p", "exponent"], ["q"], name="/pow"),
         node("Flatten", ["q"], ["f"]),
-        node("MatMul", ["f", "f"], ["g"], name="/matmul"),
+        node("Mod", ["f", "f"], ["g"], name="/mod"),
         node("Celu", ["f"], ["h"], name="/celu", alpha=-1.0),
         node("Fancy", ["h"], ["k"], name="/fancy", domain="com.example"),
-        node("Softmax", ["h"], ["s"]),
+        node("Hardmax", ["h"], ["s"]),
         node("Mul", ["s", "k"], ["m"]),
         node("Cumulate", ["m"], ["o"]),
         node("Add", ["o", "g"], ["y"]),
@@ -396,24 +396,24 @@ def test_every_unsupported_node_is_reported(build):
     assert text_of(blob) == (
         "model: 11 nodes cannot be compiled:\n"
         "  4 x Sign: not supported (/sign0/Sign, /sign1/Sign, /sign2/Sign, ...)\n"
-        "  1 x MaxPool: not supported (/pool)\n"
+        "  1 x LpPool: not supported (/pool)\n"
         "  1 x Pow: Pow with exponent 2.5 (/pow)\n"
-        "  1 x MatMul: MatMul of two ciphertexts (/matmul)\n"
+        "  1 x Mod: not supported (/mod)\n"
         "  1 x Celu: Celu with alpha = -1, which is not above 0 (/celu)\n"
         "  1 x com.example::Fancy: not supported (/fancy)\n"
-        "  1 x Softmax: not supported (s)\n"
+        "  1 x Hardmax: not supported (s)\n"
         "  1 x Cumulate: not supported (o) [unsupported-operators]\n"
         "  hint: Sign: encrypted values cannot be compared or rounded: apply it after decryption, "
         "or replace by a polynomial\n"
-        "        MaxPool: replace it by AveragePool and fine-tune\n"
-        "        Pow: use a small positive integer exponent, 0.5, -0.5 or -1\n"
-        "        MatMul: multiply by constant weights; products of encrypted matrices are not "
-        "compiled\n"
+        "        LpPool: replace it by AveragePool and fine-tune\n"
+        "        Pow: use an integer exponent from -64 to 64, 0.5 or -0.5\n"
+        "        Mod: encrypted values cannot be compared or rounded: apply it after decryption, "
+        "or replace by a polynomial\n"
         "        Celu: replace it by a polynomial activation such as x*x or HerPN (models/ shows "
         "how) and fine-tune\n"
         "        com.example::Fancy: rewrite the network with supported operators, or take it off "
         "the exported model\n"
-        "        Softmax: take it off the exported model and apply it after decryption, or "
+        "        Hardmax: take it off the exported model and apply it after decryption, or "
         "replace by a polynomial\n"
         "        Cumulate: rewrite the network with supported operators, or take it off the "
         "exported model"
@@ -424,6 +424,7 @@ BN = {n: np.ones(2) for n in "sbmv"}
 FLOATS = {
     "c": np.ones((1, 2, 3)),
     "p": np.array([0, 0, 1, 0, 0, 1]),
+    "large": np.array(65.0),
     "minus": np.array([2.0, -2.0, 4.0]),
     "n": np.array([[0]]),
     "s": np.array([1.0, 1.0, 1.5]),
@@ -435,21 +436,22 @@ FLOATS = {
     [
         (node("Conv", ["x", "x"]), "encrypted kernel"),
         (node("Conv", ["c", "x"]), "constant input beside an encrypted operand"),
-        (node("Gemm", ["x", "x"]), "Gemm of two ciphertexts"),
         (node("Pow", ["c", "x"]), "Pow with an encrypted exponent"),
+        (node("Pow", ["x", "large"]), "Pow with exponent 65"),
         (node("Pow", ["x", "minus"]), "Pow with exponent -2"),
         (node("LpNormalization", ["x"], p=1), "LpNormalization with p = 1"),
         (node("ReduceL2", ["x"], noop_with_empty_axes=1), "no axes to reduce"),
-        (node("Max", ["x", "x"]), "Max of other than a value and a number"),
-        (node("Max", ["x", "c"]), "Max of other than a value and a number"),
+        (node("Max", ["x"] * 17), "an extreme of 17 values, the limit is 16"),
+        (node("MaxPool", ["x"], kernel_shape=[17], pads=[8, 8]),
+         "an extreme of 17 values, the limit is 16"),
+        (node("MaxPool", ["x"], kernel_shape=[1], pads=[1, 0]),
+         "a window that holds nothing but padding"),
         (node("Pad", ["c", "p", "x"]), "constant input beside an encrypted operand"),
         (node("Cast", ["x"], to=TensorProto.INT32), "Cast to a type that is not a float"),
         (node("Gather", ["c", "x"]), "encrypted indices"),
         (node("Expand", ["x", "x"]), "encrypted shape"),
         (node("Where", ["x", "x", "c"]), "encrypted condition"),
-        (node("Einsum", ["x", "x"], equation="abc,abc->a"), "Einsum of several ciphertexts"),
         (node("ScatterND", ["x", "n", "x"], reduction="mul"), "reduction mul"),
-        (node("LayerNormalization", ["x", "x"]), "encrypted scale"),
         (node("RMSNormalization", ["x"]), "no operator of opset 17"),
         (
             node("Resize", ["x", "", "s"], coordinate_transformation_mode="align_corners"),
@@ -460,7 +462,7 @@ FLOATS = {
         (node("Dropout", ["x", "", "on"]), "training mode"),
         (node("RandomNormalLike", ["x"]), "not supported"),
     ],
-)
+)  # fmt: skip
 def test_restrictions(build, bad, reason):
     blob = build(bad, {"x": (1, 2, 3)}, {**BN, **FLOATS, "on": np.array(True)})
     message = text_of(blob).splitlines()
@@ -509,6 +511,24 @@ def test_an_input_too_large(build):
     assert text_of(build(node("Neg", ["x"]), {"x": (2**14, 2**14)})) == (
         "model: input x has 268435456 elements, the limit is 16777216 [input-too-large]\n"
         "  hint: give a smaller shape, or cut the input before the network"
+    )
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        node("MatMul", ["x", "x"]),
+        node("Gemm", ["x", "x"]),
+        node("Einsum", ["x", "x"], equation="ij,jk->ik"),
+    ],
+)
+def test_a_product_too_large(build, product):
+    assert text_of(build(product, {"x": (102, 102)})) == (
+        "model: 1 node cannot be compiled:\n"
+        f"  1 x {product.op_type}: 1061208 products of encrypted elements, the limit is 1048576 "
+        "(y) [unsupported-operators]\n"
+        f"  hint: {product.op_type}: multiply by constant weights, or take smaller matrices: fewer "
+        "tokens, fewer or narrower heads"
     )
 
 

@@ -45,7 +45,7 @@ NODES = {
     **dict.fromkeys(("Abs", "Elu", "Celu", "HardSigmoid", "HardSwish", "LeakyRelu"), Small()),
     **dict.fromkeys(("Mish", "Selu", "Softplus", "Softsign", "Swish", "ThresholdedRelu"), Small()),
     **dict.fromkeys(("Log", "Reciprocal", "Sqrt", "Flatten", "Transpose", "Trilu"), Small()),
-    "Dropout": Small(),
+    **dict.fromkeys(("Dropout", "LogSoftmax", "Softmax"), Small()),
     **dict.fromkeys(("ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"), Small(
         attributes={"axes": [1], "keepdims": 0}
     )),
@@ -79,8 +79,11 @@ NODES = {
     "LayerNormalization": Small(constants=(np.ones(3),)),
     "LpNormalization": Small(),
     "MatMul": Small(constants=(np.ones((3, 2)),)),
-    "Max": Small(constants=(0.0,)),
-    "Min": Small(constants=(0.5,)),
+    "GlobalMaxPool": Small(IMAGE),
+    "Max": Small(PAIR, (0.0,)),
+    "MaxPool": Small(IMAGE, (), {"kernel_shape": [2, 2], "strides": [2, 1]}),
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), Small(attributes={"axes": [1]})),
+    "Min": Small(PAIR, (0.5,)),
     "MaxUnpool": Small(
         ((1, 1, 1, 2),), (np.array([[[[0, 7]]]]),), {"kernel_shape": [2, 2], "strides": [2, 2]}
     ),

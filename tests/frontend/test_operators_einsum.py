@@ -1,4 +1,4 @@
-"""Einsum with one encrypted operand against numpy, and mostly ONNX Runtime."""
+"""Einsum with one or more encrypted operands against numpy, and mostly ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -44,31 +44,45 @@ EQUATIONS = [
 ]
 
 
+def places(count):
+    """The operands that are encrypted: one, or all, or all but one."""
+    found = {(i,) for i in range(count)} | {tuple(range(count))}
+    return sorted(found | {tuple(i for i in range(count) if i != j) for j in range(count)} - {()})
+
+
 @pytest.mark.parametrize(
-    ("equation", "shapes", "place"),
-    [(equation, shapes, i) for equation, *shapes in EQUATIONS for i in range(len(shapes))],
+    ("equation", "shapes", "encrypted"),
+    [(equation, shapes, p) for equation, *shapes in EQUATIONS for p in places(len(shapes))],
 )
-def test_equations(agrees, equation, shapes, place):
+def test_equations(agrees, equation, shapes, encrypted):
     names = "xabc"[: len(shapes)]
-    encrypted = names[place]
+    given_names = [names[i] for i in encrypted]
     weights = {
         n: RANDOM.normal(size=s).astype(np.float32)
         for n, s in zip(names, shapes, strict=True)
-        if n != encrypted
+        if n not in given_names
     }
 
     def by_numpy(_, samples):  # ONNX Runtime refuses some broadcasts of the dots
-        runs = [
-            np.einsum(equation, *({**weights, encrypted: x}[n] for n in names))
-            for x in samples[encrypted].astype(np.float64)
-        ]
+        runs = []
+        for values in zip(*(samples[n].astype(np.float64) for n in given_names), strict=True):
+            operands = {**weights, **dict(zip(given_names, values, strict=True))}
+            runs.append(np.einsum(equation, *(operands[n] for n in names)))
         return {"y": np.stack(runs)}
 
-    node, inputs = einsum(equation, len(shapes)), {encrypted: shapes[place]}
+    node = einsum(equation, len(shapes))
+    inputs = {n: s for n, s in zip(names, shapes, strict=True) if n in given_names}
     graph = agrees(node, inputs, weights, tolerance=1e-12, reference=by_numpy)
     if "..." not in equation:
         agrees(node, inputs, weights)
-    assert [n.op for n in graph] == ["input", "affine", "output"]
+    assert [n.op for n in graph].count("mul") == len(encrypted) - 1
+    if len(encrypted) == 1:
+        assert [n.op for n in graph] == ["input", "affine", "output"]
+
+
+def test_letters_of_one_operand_are_summed_before_the_product(agrees):
+    graph = agrees(einsum("ijk,jl->il", 2), {"x": (2, 3, 4), "a": (3, 5)})
+    assert graph["y.products"].size == 2 * 5 * 3
 
 
 @given(data=st.data(), lengths=st.lists(st.integers(1, 3), min_size=4, max_size=4))
@@ -78,16 +92,17 @@ def test_random_equations(build, data, lengths):
     used = "".join(dict.fromkeys("".join(terms)))
     assume(used)
     result = "".join(data.draw(st.permutations(used))[: data.draw(st.integers(0, len(used)))])
-    place = data.draw(st.integers(0, len(terms) - 1))
+    encrypted = data.draw(st.sets(st.integers(0, len(terms) - 1), min_size=1))
     values = [RANDOM.normal(size=[sizes[c] for c in term]).astype(np.float32) for term in terms]
     equation = ",".join(terms) + "->" + result
     names = "xabc"[: len(terms)]
     constants = dict(zip(names, values, strict=True))
-    x = constants.pop(names[place])
-    blob = build(einsum(equation, len(terms)), {names[place]: x.shape}, constants)
+    inputs = {names[i]: constants.pop(names[i]) for i in encrypted}
+    shapes = {n: x.shape for n, x in inputs.items()}
+    blob = build(einsum(equation, len(terms)), shapes, constants)
     graph = import_model(blob).graph
     expected = np.einsum(equation, *(v.astype(np.float64) for v in values))
-    found = evaluate(graph, {names[place]: x[None]})["y"][0]
+    found = evaluate(graph, {n: x[None] for n, x in inputs.items()})["y"][0]
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * max(1, abs(expected).max()))
 

@@ -90,6 +90,40 @@ def test_pow(agrees, exponent):
     assert graph["y"].degree == np.max(exponent)
 
 
+@pytest.mark.parametrize("exponent", [33, 64])
+def test_large_powers(agrees, exponent):
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["h"]),
+        helper.make_node("Pow", ["h", "p"], ["y"]),
+    ]
+    graph = agrees(nodes, {"x": (2, 3)}, {"half": 0.5, "p": float(exponent)})
+    assert graph["y"].degree == exponent
+
+
+@pytest.mark.parametrize("exponent", [-1, -2, -7])
+def test_negative_powers(agrees, exponent):
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["q"]),
+        helper.make_node("Add", ["q", "one"], ["t"]),
+        helper.make_node("Pow", ["t", "p"], ["y"]),
+    ]
+    graph = agrees(nodes, {"x": (2, 3)}, {"one": 1.0, "p": float(exponent)})
+    assert [n.op for n in graph][3:-1] == ["function", "poly"][: 1 + (exponent < -1)]
+
+
+@pytest.mark.parametrize(("a", "b"), SHAPES)
+def test_div_of_two_values(agrees, a, b):
+    nodes = [
+        helper.make_node("Mul", ["b", "b"], ["q"]),
+        helper.make_node("Add", ["q", "one"], ["t"]),
+        helper.make_node("Div", ["a", "t"], ["y"]),
+        helper.make_node("Mul", ["a", "a"], ["r"]),
+        helper.make_node("Add", ["r", "one"], ["s"]),
+        helper.make_node("Div", ["b", "s"], ["z"]),
+    ]
+    agrees(nodes, {"a": a, "b": b}, {"one": 1.0}, ["y", "z"])
+
+
 def test_pow_one_is_the_value(agrees):
     node = helper.make_node("Pow", ["x", "p"], ["y"])
     assert [n.op for n in agrees(node, {"x": (1, 3)}, {"p": 1.0})] == ["input", "output"]

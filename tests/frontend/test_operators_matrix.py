@@ -37,14 +37,29 @@ def test_matmul(agrees, a, b, encrypted):
     assert term.values.size == np.prod(shapes[constant])
 
 
+@pytest.mark.parametrize(("a", "b"), PRODUCTS)
+def test_matmul_of_two_encrypted_operands(agrees, a, b):
+    graph = agrees(helper.make_node("MatMul", ["a", "b"], ["y"]), {"a": a, "b": b})
+    assert [n.op for n in graph].count("mul") == 1
+    left, right = np.empty(a), np.empty(b)
+    assert graph["y.products"].size == (left @ right).size * a[-1]
+
+
+def test_a_product_with_itself_copies_it_twice(agrees):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    agrees(nodes, {"x": (3, 4)})
+
+
 @pytest.mark.parametrize(
-    ("trans_a", "trans_b", "encrypted"), list(itertools.product([0, 1], [0, 1], ["a", "b"]))
+    ("trans_a", "trans_b", "encrypted"), list(itertools.product([0, 1], [0, 1], ["a", "b", "ab"]))
 )
 @pytest.mark.parametrize("bias", [None, (), (4,), (2, 1), (1, 4), (2, 4)])
 def test_gemm(agrees, trans_a, trans_b, encrypted, bias):
     shapes = {"a": (3, 2) if trans_a else (2, 3), "b": (4, 3) if trans_b else (3, 4)}
-    constant = "b" if encrypted == "a" else "a"
-    constants = {constant: RANDOM.normal(size=shapes[constant])}
+    constants = {n: RANDOM.normal(size=shapes[n]) for n in "ab" if n not in encrypted}
     if bias is not None:
         constants["c"] = RANDOM.normal(size=bias)
     node = helper.make_node(
@@ -56,7 +71,7 @@ def test_gemm(agrees, trans_a, trans_b, encrypted, bias):
         transA=trans_a,
         transB=trans_b,
     )
-    agrees(node, {encrypted: shapes[encrypted]}, constants)
+    agrees(node, {n: shapes[n] for n in encrypted}, constants)
 
 
 @pytest.mark.parametrize("bias", [(), (4,), (2, 1), (2, 4)])
@@ -67,6 +82,7 @@ def test_gemm_with_encrypted_addend(agrees, bias):
     assert graph["y"].inputs == ("a", "c")
     weights["a"] = RANDOM.normal(size=(2, 3))
     agrees(node, {"c": bias}, weights)
+    agrees(node, {"a": (2, 3), "b": (3, 4), "c": bias})
 
 
 def test_gemm_weights_keep_double_precision(agrees):

@@ -74,3 +74,24 @@ def test_rms_normalization(agrees, axis):
     node = helper.make_node("RMSNormalization", ["x", "s"], ["y"], axis=axis)
     constants = {"s": RANDOM.normal(size=shape[axis:])}
     agrees(node, {"x": shape}, constants, opset=23, tolerance=TOLERANCE, reference=evaluator)
+
+
+@pytest.mark.parametrize("encrypted", ["s", "b", "sb"])
+@pytest.mark.parametrize(
+    ("kind", "size", "attributes"),
+    [
+        ("LayerNormalization", (4,), {}),
+        ("InstanceNormalization", (3,), {}),
+        ("GroupNormalization", (3,), {"num_groups": 3}),
+    ],
+)
+def test_encrypted_scale_and_shift(agrees, kind, size, attributes, encrypted):
+    constants = {n: RANDOM.normal(size=size) for n in "sb" if n not in encrypted}
+    node = helper.make_node(kind, ["x", "s", "b"], ["y"], **attributes)
+    inputs = {"x": (2, 3, 4), **dict.fromkeys(encrypted, size)}
+    agrees(node, inputs, constants, opset=21, tolerance=TOLERANCE)
+
+
+def test_encrypted_scale_without_a_shift(agrees):
+    node = helper.make_node("LayerNormalization", ["x", "s"], ["y"])
+    agrees(node, {"x": (2, 3, 4), "s": (4,)}, tolerance=TOLERANCE)

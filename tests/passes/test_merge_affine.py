@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fhecompile.ckks.linear_map import selection
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.tensor import Add, Affine, TensorGraph
 from passes.merge_affine import MergeAffine
 from tests.graphs import Builder, matrix, of_kind
-from tests.support import Network, assert_same_function, random_inputs, run_pass
+from tests.support import Network, assert_same_function, outline, random_inputs, run_pass
 
 
-def merge(before: TensorGraph) -> TensorGraph:
+def merge(before: TensorGraph, **options: int) -> TensorGraph:
     """The merged graph, which computes the same in at most the same depth."""
-    after = run_pass(MergeAffine(), before).program.graph
+    after = run_pass(MergeAffine(**options), before).program.graph
     assert_same_function(before, after, random_inputs(before), bits=40)
     assert measure_depth(after).total <= measure_depth(before).total
     return after
@@ -119,7 +120,7 @@ def test_a_sum_of_two_maps_at_different_depths_is_opened() -> None:
     assert not of_kind(after, Add)
 
 
-def test_a_map_with_two_readers_is_repeated_only_when_it_picks() -> None:
+def two_readers() -> TensorGraph:
     b = Builder()
     b.input("x", 1, 4)
     b.affine("slice", {"x": selection(np.array([3, 1]), 4)})
@@ -127,7 +128,51 @@ def test_a_map_with_two_readers_is_repeated_only_when_it_picks() -> None:
     for name in ("slice", "dense"):
         b.affine(f"{name}.left", {name: matrix(3, 2)})
         b.affine(f"{name}.right", {name: matrix(3, 2, seed=1)})
-    after = merge(b.output("slice.left", "slice.right", "dense.left", "dense.right"))
+    return b.output("slice.left", "slice.right", "dense.left", "dense.right")
+
+
+@pytest.mark.parametrize("repeat", [11, 12])
+def test_a_map_with_two_readers_is_repeated_when_it_picks_or_is_small(repeat: int) -> None:
+    """The product of 3 x 2 and 2 x 4 takes 12, that of what it is made of 14."""
+    after = merge(two_readers(), repeat=repeat + 2)
     assert after["slice.left"].inputs == after["slice.right"].inputs == ("x",)
-    assert after["dense.left"].inputs == after["dense.right"].inputs == ("dense",)
+    source = "dense" if repeat == 11 else "x"
+    assert after["dense.left"].inputs == after["dense.right"].inputs == (source,)
+    assert ("dense" in after.nodes) == (repeat == 11)
     assert "slice" not in after.nodes
+
+
+@pytest.mark.parametrize("longer", ["poly", "function"])
+def test_what_is_not_on_a_deepest_path_is_not_repeated(longer: str) -> None:
+    """A function counts as three levels."""
+    b = Builder()
+    b.input("x", 1, 4)
+    b.affine("dense", {"x": matrix(4, 4)})
+    for name in ("left", "right"):
+        b.affine(name, {"dense": matrix(4, 4)})
+    before = b.output("left", "right")
+    assert merge(before)["left"].inputs == ("x",)
+    b = Builder()
+    b.graph = before
+    if longer == "poly":
+        b.poly("deep", "x", *[1.0] * 8)
+    else:
+        b.function("deep", "x", "exp")
+    assert not run_pass(MergeAffine(), b.output("deep")).modified
+
+
+def test_copies_for_a_product_become_part_of_the_projections() -> None:
+    """q k^T of two projections has their depth and 1, and its sum is part of what follows."""
+    net = Network(x=(4, 8))
+    q = net.op("MatMul", "x", matrix(8, 6), name="q")
+    k = net.op("MatMul", "x", matrix(8, 6, seed=1), name="k")
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[1, 0]), name="scores")
+    y = net.op("MatMul", net.op("Div", scores, 2.0), matrix(4, 3, seed=2), name="y")
+    after = merge(net.graph(y))
+    assert outline(after) == [
+        "scores.copies = affine(x)",
+        "scores.copies_2 = affine(x)",
+        "scores.products = mul(scores.copies, scores.copies_2)",
+        "y = affine(scores.products)",
+    ]
+    assert measure_depth(after).total == 3

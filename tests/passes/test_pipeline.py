@@ -101,7 +101,7 @@ def test_unknown_pass(text: str) -> None:
 def test_unknown_option() -> None:
     assert rendered("merge_affine{grow=2}") == (
         "the pass merge_affine has no option grow [pipeline-option]\n"
-        "  hint: its options are: growth, allowance"
+        "  hint: its options are: growth, allowance, repeat"
     )
     assert rendered("+clean_graph{deep=true}") == (
         "the pass clean_graph has no option deep [pipeline-option]\n  hint: its options are: none"
@@ -163,6 +163,6 @@ def test_every_pass_is_described() -> None:
     described = {d.name: d for d in describe_passes()}
     assert list(described) == pass_names()
     assert pass_names()[: len(BUILT_IN)] == list(BUILT_IN)
-    assert described["merge_affine"].options_text == "{growth=4.0;allowance=12582912}"
+    assert described["merge_affine"].options_text == "{growth=4.0;allowance=12582912;repeat=524288}"
     assert described["clean_graph"].options_text == ""
     assert all(d.text for d in described.values())
