@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -80,6 +80,7 @@ def start(
     options: CompileOptions,
 ) -> tuple[list[Pass], Program]:
     """The passes that the options ask for, and the program that the first of them takes."""
+    from fhecompile.activation_file import with_activations
     from fhecompile.frontend import import_model
     from fhecompile.frontend.calibration import load_calibration, synthetic_calibration
     from fhecompile.ir.program import Facts, Program
@@ -89,6 +90,7 @@ def start(
     from passes.infer_ranges import Calibration
 
     check_options(options)
+    options = with_activations(options)
     passes = build_pipeline(options.passes)
     if not any(Plan in p.gives for p in passes):
         raise FheCompileError(
@@ -110,8 +112,6 @@ def start(
 
 
 def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> CompileOptions:
-    from dataclasses import fields, replace
-
     known = [f.name for f in fields(CompileOptions)]
     for name in changes:
         if name not in known:
@@ -132,6 +132,10 @@ def check_options(options: CompileOptions) -> None:
     wrong = ""
     if not 1 <= options.precision_bits <= 40:
         wrong = f"precision_bits is {options.precision_bits:g}, allowed are 1 to 40"
+    elif options.activation_error is not None and not 0 < options.activation_error <= 1:
+        wrong = (
+            f"activation_error is {options.activation_error:g}, allowed are numbers above 0 to 1"
+        )
     elif options.security_bits not in MAX_LOG_QP:
         wrong = f"security_bits is {options.security_bits}, allowed are 128, 192 and 256"
     elif n is not None and (n & (n - 1) or not 16 <= n <= rings[-1]):

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Match = Literal["", "cosine", "distance", "gallery"]
+Kind = Literal["", "minimax", "weighted", "composite"]
+
+
+@dataclass(frozen=True)
+class FunctionOptions:
+    """What a user asks for one function that is no polynomial.
+
+    Args:
+        range: where it is fitted; None: where its operand was seen, and a margin.
+        degree: the highest of a polynomial; 0: whatever is needed.
+        error: the largest it may have by itself, in the units of `fhecompile.functions.table`.
+        gap: what the operand of a sign keeps away from zero; None: half of what was seen.
+        function: the kind of approximation; empty: any.
+    """
+
+    range: tuple[float, float] | None = None
+    degree: int = 0
+    error: float | None = None
+    gap: float | None = None
+    function: Kind = ""
 
 
 @dataclass(frozen=True)
@@ -17,6 +38,11 @@ class CompileOptions:
         precision_bits: the largest error of an output, relative to the largest output on the
             calibration data, is to stay below 2^-precision_bits: what fitted functions change on
             the calibration data together with the noise that is predicted.
+        activation_error: the most that all fitted functions together may change outputs by,
+            relative to the largest output, in addition to noise, which then has all of
+            `precision_bits`; None: three fourths of `precision_bits`.
+        activations: what is asked for single functions, by ONNX node name or a pattern with * and
+            ?; of several that match the last one counts. Or a TOML file of it.
         security_bits: classical security of the parameters, 128, 192 or 256.
         insecure_toy: allow a ring too small for `security_bits`; the plan says so everywhere.
         ring_dimension: use this ring dimension instead of the smallest that fits.
@@ -32,6 +58,8 @@ class CompileOptions:
     """
 
     precision_bits: float = 8.0
+    activation_error: float | None = None
+    activations: Mapping[str, FunctionOptions] | str | Path = field(default_factory=dict)
     security_bits: int = 128
     insecure_toy: bool = False
     ring_dimension: int | None = None

@@ -50,11 +50,13 @@ def tune(
     Raises:
         FheCompileError: the model, its data or an option is wrong.
     """
+    from fhecompile.activation_file import with_activations
     from fhecompile.ckks.parameters import Parameters
     from fhecompile.ir.program import PassManager
     from fhecompile.ir.tensor import Function
     from passes.select_parameters import SelectParameters, measure_errors
 
+    options = with_activations(options)
     asked = [[replace(options, precision_bits=p, max_keys=k) for k in keys] for p in precisions]
     for wanted in (o for row in asked for o in row):
         check_options(wanted)

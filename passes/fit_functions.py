@@ -4,29 +4,25 @@ On [l, h], the range of the operand x on the calibration data, wider by `margin`
 either end but no nearer to a singularity than half of what l or h is from it,
 
     u = (x - c) / r,  c = (l + h) / 2,  r = (h - l) / 2      affine, without depth
-    y = sum_k a_k u^k                                        of least error (`functions.minimax`)
+    y = p(u)                                                 of `fhecompile.functions.candidates`
 
-of a degree of 2, 3, 5, 7, 15, 31, 63 or 127. These are the degrees that fill their depth of 1 to 7;
-of the two with depth 3, degree 5 has one product less. For functions of lines with kinks (relu,
-abs, clip) there is `functions.composite` as well, with composites of the degrees `COMPOSITES`: of
-all those of 7, 15 and 31 the ones that are more precise than any of less depth, and than a
-polynomial of degree 127. c and r go into the linear map that makes x
-where nothing else reads it. Ranges are measured again in the end.
+c and r go into the linear map that makes x where nothing else reads it. Ranges are measured again
+in the end. With `quantile` below 1, l and h are those of that share of the values.
 
 Where the function is a polynomial on all of [min x, max x] as measured, that is taken, whatever its
 degree: relu of what is never negative on the calibration data is x, without depth or error.
 
 All polynomials together may change no output of any calibration sample by more than
 
-    FITTED_SHARE 2^-precision_bits (largest output),
+    FITTED_SHARE 2^-precision_bits (largest output),   or  activation_error (largest output),
 
 nor may any of them alone, where it is worst on its interval. Both is measured
-(`fhecompile.ir.function_errors`). Of the choices that are cheapest for what they change
-(`fhecompile.functions.degrees`) the cheapest that keeps this is found by bisection, then of every
-function the cheapest polynomial that still does: one whose errors hardly reach the outputs gets a
-low degree. Depth is what costs, a product little.
+(`fhecompile.ir.function_errors`), and the cheapest ones are taken that keep it
+(`fhecompile.ir.function_search`). Depth is what costs, a product little.
 
-The polynomial is good on the interval and nowhere else: it leaves it like a_n u^n.
+A polynomial is good on the interval and nowhere else: it leaves it like u^n. Of n samples and one
+more, all alike, the one more has the largest value with probability 1 / (n + 1), and the same for
+the least: below `WANTED_SAMPLES` it leaves the range that was seen with more than 5 %.
 """
 
 from __future__ import annotations
@@ -34,7 +30,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -42,31 +37,28 @@ import numpy as np
 from fhecompile.ckks import linear_map
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.approximation import Approximation
-from fhecompile.functions.composite import fit_composite, lines_of
-from fhecompile.functions.degrees import Choice, chain_of_choices
-from fhecompile.functions.minimax import exact_polynomial, fit_minimax
+from fhecompile.functions.candidates import DEGREES, candidates
 from fhecompile.functions.table import ElementwiseFunction, function_named
 from fhecompile.ir.approximations import approximation_nodes
+from fhecompile.ir.fitted_functions import FittedFunction, FittedFunctions
 from fhecompile.ir.function_errors import FunctionErrors
+from fhecompile.ir.function_options import options_by_function
+from fhecompile.ir.function_search import Found, search_approximations
+from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Affine, Function, Node, node_depth
+from fhecompile.options import FunctionOptions
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 from passes.lower_polynomials import count_products, lowered
 
-DEGREES = (2, 3, 5, 7, 15, 31, 63, 127, 255)
-# Off by 2^-9.3, 2^-10.3, 2^-11.3, 2^-12.4 and 2^-14.7 in depths of 11, 12, 13, 14 and 17; a
-# polynomial of degree 127 by 2^-8.8 in depth 7 (abs on [-1, 1]).
-COMPOSITES = ((7, 7, 15), (7, 15, 15), (15, 15, 15), (15, 15, 31), (15, 15, 15, 15))
 # Noise gets the rest: two bits of scale are cheap, two bits of a polynomial are not.
 FITTED_SHARE = 3 / 4
 COST_OF_PRODUCT = 1 / 32  # in levels
-AT_ONCE = 4  # candidates of a function that are evaluated together
-NEGLIGIBLE = 1 / 4  # of a function's part of what is allowed
 MOST_SAMPLES = 16  # on which polynomials are looked at alone
 MOST_NAMED = 3  # functions in an error
 NARROWEST = 1 / 64  # width of an interval relative to its larger end, at least
-
-Approximations = Mapping[str, Approximation]  # by the functions' names
+WANTED_SAMPLES = 39
+LEAST_GAP = 2.0**-14  # of the sign's operand, relative to its range
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,10 @@ class FitFunctions(Pass):
 
     margin: float = 0.1
     degree: int = 0
+    quantile: float = 1.0
 
     needs: ClassVar[tuple[type, ...]] = (Ranges, Calibration)
-    gives: ClassVar[tuple[type, ...]] = (Ranges,)
+    gives: ClassVar[tuple[type, ...]] = (Ranges, FittedFunctions)
 
     def requires(self, program: Program) -> None:
         wrong = ""
@@ -100,19 +93,24 @@ class FitFunctions(Pass):
         elif self.degree and not DEGREES[0] <= self.degree <= DEGREES[-1]:
             allowed = f"{DEGREES[0]} to {DEGREES[-1]}, and 0 for what is needed"
             wrong = f"degree is {self.degree}, allowed are {allowed}"
+        elif not 0.5 <= self.quantile <= 1:
+            wrong = f"quantile is {self.quantile:g}, allowed are 0.5 to 1"
         if wrong:
             raise FheCompileError("option-value", wrong, node=self.name)
 
     def run(self, program: Program) -> PassResult:
         functions = [node for node in program.graph if isinstance(node, Function)]
+        wishes = options_by_function(program.options.activations, functions)
         if not functions:
-            return PassResult(program, False)
-        polynomials, changed = _Search(self, program, functions).run()
+            return PassResult(program.having(FittedFunctions(())), False)
+        search = _Search(self, program, functions, wishes)
+        found = search.run()
         users = program.graph.users()
         nodes: dict[str, Node] = dict(program.graph.nodes)
         remarks: list[str] = []
+        reported: list[FittedFunction] = []
         for node in functions:
-            operand, fitted = node.inputs[0], polynomials[node.name]
+            operand, fitted = node.inputs[0], found.approximations[node.name]
             producer = nodes[operand]
             if isinstance(producer, Affine) and users[operand] == [node]:
                 nodes[operand] = _centred(producer, fitted)
@@ -130,15 +128,23 @@ class FitFunctions(Pass):
                 operand = centred.name
             made = approximation_nodes(node, operand, fitted)
             nodes |= {new.name: new for new in made}
-            f = function_named(node.function)
+            report = _reported(node, fitted, made, found.alone[node.name])
+            reported.append(report)
             remarks.append(
-                f"{node.name}: {f.name} on {_span(fitted)} by degree {_degrees(fitted)}, "
-                f"depth {_depth(made)}, {_measure(f)} {fitted.error:.2g}"
+                f"{node.name}: {report.function} on {_span(fitted)} by degree {_degrees(fitted)}, "
+                f"depth {report.depth}, {_measure(node)} {fitted.error:.2g}"
             )
+            remarks += search.remarks(node)
         graph = program.graph.rebuilt(nodes.values())
         after = InferRanges().run(replace(program, graph=graph)).program
-        remarks.append(f"the outputs change by {changed.largest:.2g} at most")
-        return PassResult(after.having(changed), True, tuple(remarks))
+        remarks.append(f"the outputs change by {found.changed:.2g} at most")
+        samples = search.measured.samples * program.options.batch
+        warnings = _warnings(program.facts[Calibration], samples)
+        facts = (
+            ApproximationError(found.changed, search.ranges.output),
+            FittedFunctions(tuple(reported), warnings),
+        )
+        return PassResult(after.having(*facts), True, (*remarks, *warnings))
 
     def interval(self, f: ElementwiseFunction, low: float, high: float) -> tuple[float, float]:
         """Where the function is fitted when its operand was seen from `low` to `high`."""
@@ -147,98 +153,131 @@ class FitFunctions(Pass):
         width = max(high - low, NARROWEST * max(abs(low), abs(high)) or 1.0)
         return domain.widened(low, high, self.margin * width + (width - (high - low)) / 2)
 
-    def candidates(self, node: Function, ranges: Ranges) -> Iterator[Approximation]:
-        """What may stand for the function in the range that was measured, the cheapest first."""
-        f, operand = function_named(node.function), node.inputs[0]
-        low, high = ranges.low[operand], ranges.high[operand]
-        unit, interval = f.unit(low, high), self.interval(f, low, high)
-        if piece := f.piece_of(low, high):
-            yield exact_polynomial(piece.coefficients, *interval, unit)
-            return
-        for degree in DEGREES:
-            if degree <= (self.degree or DEGREES[-1]):
-                yield fit_minimax(f, *interval, degree, unit)
-        if not self.degree and unit is not None and lines_of(f, *interval):
-            for degrees in COMPOSITES:
-                yield fit_composite(f, *interval, degrees, unit)
-
 
 class _Search:
     """Finds the polynomials of one graph."""
 
-    def __init__(self, options: FitFunctions, program: Program, functions: list[Function]) -> None:
+    def __init__(
+        self,
+        options: FitFunctions,
+        program: Program,
+        functions: list[Function],
+        wishes: Mapping[str, FunctionOptions],
+    ) -> None:
         self.options, self.program = options, program
         self.functions = {node.name: node for node in functions}
         self.ranges = program.facts[Ranges]
         # Outputs that are zero on all calibration data have no range to be relative to.
         self.range = self.ranges.output or 1.0
-        self.allowed: float = FITTED_SHARE * self.range * 2.0**-program.options.precision_bits
+        wanted = program.options.activation_error
+        if wanted is None:
+            wanted = FITTED_SHARE * 2.0**-program.options.precision_bits
+        self.allowed: float = wanted * self.range
         self.measured = FunctionErrors(program.graph, program.facts[Calibration].inputs)
-        self.few = spread_samples(self.measured.samples, MOST_SAMPLES)
+        operands = {node.inputs[0] for node in functions}
+        self.histograms = self.measured.histograms(
+            {x: Histogram.empty(self.ranges.low[x], self.ranges.high[x]) for x in operands}
+        )
+        self.intervals: dict[str, tuple[float, float]] = {}
+        self.wishes: dict[str, FunctionOptions] = {}
+        for node in functions:
+            wish = wishes.get(node.name, FunctionOptions())
+            self.intervals[node.name] = self._interval(node, wish)
+            self.wishes[node.name] = self._with_gap(node, wish)
 
-    def run(self) -> tuple[Approximations, ApproximationError]:
-        """The polynomials to take, and the error of all of them together."""
-        candidates: dict[str, list[Approximation]] = {}
-        alone: dict[str, list[float]] = {}
-        for name, node in self.functions.items():
-            candidates[name], alone[name] = self._candidates(node)
-        costs = {
-            name: [_cost(self.functions[name], p) for p in found]
-            for name, found in candidates.items()
-        }
+    def run(self) -> Found:
+        """What to take for every function."""
+        few = spread_samples(self.measured.samples, MOST_SAMPLES)
+        found = search_approximations(
+            {name: self._candidates(node) for name, node in self.functions.items()},
+            lambda name, fitted: _cost(self.functions[name], fitted),
+            self.measured,
+            few,
+            self.allowed,
+        )
+        if not found.kept:
+            raise self._refusal(found)
+        return found
 
-        def taken(choice: Choice) -> Approximations:
-            return {name: candidates[name][k] for name, k in choice.items()}
+    def remarks(self, node: Function) -> list[str]:
+        """What else there is to say of a function."""
+        found = []
+        histogram = self.histograms[node.inputs[0]]
+        outside = histogram.outside(*self.intervals[node.name])
+        if outside:
+            found.append(
+                f"{node.name}: up to {outside} of {histogram.total} values of the calibration data "
+                "are outside of that range"
+            )
+        wish = self.wishes[node.name]
+        if node.function == "sign" and wish.gap:
+            found.append(
+                f"{node.name}: the sign of values above {wish.gap:.2g} in magnitude; on the "
+                f"calibration data the least is {histogram.nearest:.2g}"
+            )
+        return found
 
-        def error(choice: Choice) -> float:
-            worst = max(alone[name][k] for name, k in choice.items())
-            if worst > self.allowed:
-                return worst
-            return self.measured.together(taken(choice), self.allowed)
+    def _interval(self, node: Function, wish: FunctionOptions) -> tuple[float, float]:
+        f, histogram = function_named(node.function), self.histograms[node.inputs[0]]
+        if wish.range is None:
+            return self.options.interval(f, *histogram.central(self.options.quantile))
+        if f.domain_of(*wish.range) is None:
+            raise FheCompileError(
+                "activation-options",
+                f"{f.name} is not defined on all of the range {wish.range[0]:g} to "
+                f"{wish.range[1]:g}",
+                node=_place(node),
+                hint=f"it needs numbers {' or all '.join(map(str, f.domains))}",
+            )
+        return wish.range
 
-        chain = chain_of_choices(costs, alone)
-        last = len(chain) - 1
-        changed = error(chain[last])
-        if changed > self.allowed:
-            own = {name: alone[name][k] for name, k in chain[last].items()}
-            raise self._refusal(taken(chain[last]), own)
-        first = 0
-        while first < last:
-            middle = (first + last) // 2
-            found = error(chain[middle])
-            if found <= self.allowed:
-                last, changed = middle, found
-            else:
-                first = middle + 1
-        best = chain[last]
-        for name, price in costs.items():
-            for k in sorted(range(len(price)), key=price.__getitem__):
-                if price[k] >= price[best[name]]:
-                    break
-                found = error({**best, name: k})
-                if found <= self.allowed:
-                    best, changed = {**best, name: k}, found
-                    break
-        return taken(best), ApproximationError(changed, self.ranges.output)
+    def _with_gap(self, node: Function, wish: FunctionOptions) -> FunctionOptions:
+        """The wish with the gap of a sign."""
+        histogram = self.histograms[node.inputs[0]]
+        degree = wish.degree or self.options.degree
+        if node.function != "sign" or histogram.low >= 0.0 or histogram.high <= 0.0:
+            return replace(wish, degree=degree)
+        low, high = self.intervals[node.name]
+        gap = histogram.nearest / 2 if wish.gap is None else wish.gap
+        least = LEAST_GAP * max(-low, high)
+        text, hint = "", "give the gap that values keep from zero with --activations"
+        if gap < least:
+            text = f"a sign of values from {low:.4g} to {high:.4g} as near to zero as {gap:.2g}"
+            hint = f"{hint}, {least:.2g} or more"
+        elif gap > histogram.nearest:
+            text = (
+                f"the gap {gap:.4g} of a sign is wider than what the calibration data keep from "
+                f"zero, {histogram.nearest:.4g}"
+            )
+            hint = "give a smaller gap, or other calibration data"
+        if text:
+            raise FheCompileError("sign-near-zero", text, node=_place(node), hint=hint)
+        return replace(wish, gap=gap, degree=degree)
 
-    def _candidates(self, node: Function) -> tuple[list[Approximation], list[float]]:
-        """Candidates with their errors, up to one whose error will not matter."""
-        found: list[Approximation] = []
-        errors: list[float] = []
-        remaining = self.options.candidates(node, self.ranges)
-        while batch := list(islice(remaining, AT_ONCE)):
-            found += batch
-            errors += self.measured.alone(node.name, batch, self.few)
-            if min(errors) <= self.allowed * NEGLIGIBLE / len(self.functions):
-                break
-        return found, errors
+    def _candidates(
+        self, node: Function, wish: FunctionOptions | None = None
+    ) -> Iterator[Approximation]:
+        histogram, wish = self.histograms[node.inputs[0]], wish or self.wishes[node.name]
+        seen, interval = (histogram.low, histogram.high), self.intervals[node.name]
+        found = candidates(function_named(node.function), seen, interval, histogram.density, wish)
+        first = next(found, None)
+        if first is None:
+            raise FheCompileError(
+                "activation-options",
+                f"no approximation of {node.function} on {interval[0]:.4g} to {interval[1]:.4g} is "
+                "what the options for it ask for",
+                node=_place(node),
+                hint="allow more error, more degree, or another function",
+            )
+        yield first
+        yield from found
 
-    def _refusal(self, best: Approximations, alone: Mapping[str, float]) -> FheCompileError:
+    def _refusal(self, found: Found) -> FheCompileError:
         """Says what the most precise polynomials change, and what would help."""
-        changed = max(self.measured.together(best), *alone.values())
+        alone, changed = found.alone, found.changed
         first, *others = sorted(alone, key=lambda name: -alone[name])
-        node, fitted = self.functions[first], best[first]
-        f, degree = function_named(node.function), self.options.degree
+        node, fitted = self.functions[first], found.approximations[first]
+        f, options = function_named(node.function), self.program.options
         kind = "composite of degrees" if len(fitted.degrees) > 1 else "polynomial of degree"
         text = (
             f"with a {kind} {_degrees(fitted)} for {f.name} on {_span(fitted)} the outputs change "
@@ -251,33 +290,64 @@ class _Search:
         hints = ["calibrate with data like those of use: a narrower range needs less degree"]
         if self.program.facts[Calibration].synthetic:
             hints = ["give real calibration data with --calibrate data.npz"]
-        if degree and self._is_enough():
+        if self.options.degree and self._is_enough():
             hints.append("allow what degree is needed with --passes '+fit_functions{degree=0}'")
         bits = math.floor(-math.log2(changed / (FITTED_SHARE * self.range)))
-        if bits >= 1:
+        promise = f"{FITTED_SHARE:g} of 2^-{options.precision_bits:g}"
+        if options.activation_error is not None:
+            promise = f"{options.activation_error:g}"
+        elif bits >= 1:
             hints.append(f"lower --precision-bits to {bits}")
+        if changed < self.range:
+            hints.append(f"allow it with --activation-error {_above(changed / self.range)}")
         if f.domain_of(-1.0, 1.0):
             hints.append("replace it by a polynomial activation and fine-tune")
         return FheCompileError(
             "precision-not-reachable",
-            f"{text}; allowed is {self.allowed:.2g}, {FITTED_SHARE:g} of "
-            f"2^-{self.program.options.precision_bits:g} of outputs up to {self.range:.3g}",
+            f"{text}; allowed is {self.allowed:.2g}, {promise} of outputs up to {self.range:.3g}",
             node=_place(node),
             hint=", or ".join(hints),
         )
 
     def _is_enough(self) -> bool:
         """Whether the promise could be kept with any degree."""
-        options = replace(self.options, degree=0)
         best = {
-            name: min(options.candidates(node, self.ranges), key=lambda p: p.error)
+            name: min(
+                self._candidates(node, replace(self.wishes[name], degree=0)), key=lambda p: p.error
+            )
             for name, node in self.functions.items()
         }
         return self.measured.together(best, self.allowed) <= self.allowed
 
 
+def _warnings(calibration: Calibration, samples: int) -> tuple[str, ...]:
+    if calibration.synthetic or samples >= WANTED_SAMPLES:
+        return ()
+    return (
+        f"{samples} calibration samples tell little about ranges: a value of the next one is "
+        f"outside of what was seen with a probability of {200 / (samples + 1):.0f} %; "
+        f"{WANTED_SAMPLES} or more are wanted, as polynomials are wrong outside",
+    )
+
+
+def _reported(
+    node: Function, fitted: Approximation, made: list[Node], change: float
+) -> FittedFunction:
+    return FittedFunction(
+        node=node.name,
+        source=node.source,
+        function=node.function,
+        low=fitted.centre - fitted.radius,
+        high=fitted.centre + fitted.radius,
+        degrees=fitted.degrees,
+        depth=_depth(made),
+        error=fitted.error,
+        change=change,
+    )
+
+
 def _depth(nodes: Iterable[Node]) -> int:
-    """Of nodes in order, the first of which is the operand's reader."""
+    """Of nodes in order, the first of which reads the operand."""
     depth: dict[str, int] = {}
     for node in nodes:
         depth[node.name] = max(depth.get(name, 0) for name in node.inputs) + node_depth(node)
@@ -298,8 +368,15 @@ def _place(node: Function) -> str:
     return node.source or node.name
 
 
-def _measure(f: ElementwiseFunction) -> str:
+def _measure(node: Function) -> str:
+    f = function_named(node.function)
     return "relative error" if f.relative else "error over largest value"
+
+
+def _above(share: float) -> str:
+    """With two digits, not below."""
+    step = 10.0 ** (math.floor(math.log10(share)) - 1)
+    return f"{math.ceil(share / step) * step:.2g}"
 
 
 def _span(fitted: Approximation) -> str:

@@ -9,7 +9,8 @@ scale 2^s0. Errors are small, so that they scale linearly and add up as independ
 For each total t = s + a the best split is  2^(2 (s - a)) = (B 2^s0)^2 / (A 2^a0)^2. Of all totals
 with which the promise of `precision_bits` is kept, 4 error(s, a) + what fitted functions change at
 most 2^-precision_bits of the largest output, the one with the fewest primes wins, and of those the
-most precise. A and B are evaluated once: the first grows with sqrt(N), the second with N.
+most precise. With an `activation_error` fitted functions have that and noise has all of
+2^-precision_bits. A and B are evaluated once: the first grows with sqrt(N), the second with N.
 
 An operation takes as long with a small prime as with one of `PRIME_BITS`, a whole machine word, but
 a small one leaves more of log QP: for a smaller ring, or for fewer digits or special primes. So
@@ -164,11 +165,13 @@ class _Search:
         self.options, self.program = options, program
         self.measured = measure_errors(program)
         self.largest = program.facts[Ranges].largest
-        self.fitted = fitted_error(program).largest
         # Outputs that are zero on all calibration data have no range to be relative to.
         self.range = self.measured.output_range or 1.0
         self.promise = 2.0**-program.options.precision_bits
-        self.promised = self.range * self.promise
+        functions = self.range * (program.options.activation_error or 0.0)
+        self.promised = self.range * self.promise + functions
+        self.fitted = fitted_error(program).largest
+        self.reserved = max(self.fitted, functions)  # of what is promised, for functions
         self.widest = options.prime_bits or PRIME_BITS
 
     def run(self) -> tuple[Parameters, ScaleChoice]:
@@ -270,7 +273,7 @@ class _Search:
             if fixed:
                 s, a = options.activation_bits, options.constant_bits
             error = self.measured.error(n, s, a)
-            if PEAK_TO_RMS * error + self.fitted > self.promised and not fixed:
+            if PEAK_TO_RMS * error + self.reserved > self.promised and not fixed:
                 continue
             fewest = q * len(graph.nodes)
             for bump in range(0, q, 3):
@@ -301,7 +304,9 @@ class _Search:
     def _too_imprecise(self, n: int, levels: int) -> FheCompileError:
         q = self.widest
         s, a = self.measured.best_split(n, 2 * q)
-        error = (PEAK_TO_RMS * self.measured.error(n, s, a) + self.fitted) / self.range
+        error = PEAK_TO_RMS * self.measured.error(n, s, a) / self.range
+        if self.program.options.activation_error is None:
+            error += self.fitted / self.range
         reached = 1.0 / max(error, self._spread(n, levels, q))
         return FheCompileError(
             "precision-not-reachable",

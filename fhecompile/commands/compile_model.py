@@ -53,6 +53,7 @@ def compile_command(
     **given: Any,
 ) -> None:
     """Compiles an ONNX model to a plan and says what running it will cost."""
+    from fhecompile.ir.fitted_functions import FittedFunctions
     from fhecompile.plan.files import check_writable
     from fhecompile.plan.summary import describe_plan, summarise
     from fhecompile.report import tables
@@ -73,11 +74,15 @@ def compile_command(
     calibrate, options = read_options(given, precision_bits=precision_bits, max_keys=max_keys)
     compilation = compile_shown(screen, model, calibrate, options)
     plan, threads = compilation.plan, usable_cores()
+    facts = compilation.program.facts
+    fitted = facts[FittedFunctions] if FittedFunctions in facts else FittedFunctions(())
     summary = summarise(plan, threads=threads, table=machine_table(screen.warn))
     if explain:
         screen.show(tables.pass_table(compilation.records), *explain_plan(plan))
+        if fitted.functions:
+            screen.show(tables.function_table(fitted.functions))
     screen.show(tables.rows_table(str(model), tables.cost_rows(plan, summary, threads)))
-    warnings = tables.cost_warnings(plan, options.max_memory)
+    warnings = [*tables.cost_warnings(plan, options.max_memory), *fitted.warnings]
     for text in warnings:
         screen.warn(text)
     plan.save(target)
@@ -87,6 +92,7 @@ def compile_command(
             "output": str(target),
             **describe_plan(plan, summary, threads),
             **describe_explained(plan),
+            "functions": [asdict(function) for function in fitted.functions],
             "passes": [asdict(record) for record in compilation.records],
             "warnings": warnings,
         }

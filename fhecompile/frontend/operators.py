@@ -145,6 +145,7 @@ OPERATORS: dict[str, Operator] = {
     "ScatterND": Operator(move.lower_scatter, "replacing or adding; the indices are constant", 11),
     "Selu": Operator(activation.lower_selu, FITTED),
     "Sigmoid": Operator(function.lower_function, FITTED),
+    "Sign": Operator(function.lower_function, FITTED, since=9),
     "Slice": Operator(move.lower_move, MOVED),
     "Softmax": Operator(softmax.lower_softmax, f"exp and reciprocal {FITTED}"),
     "Softplus": Operator(function.lower_function, FITTED),

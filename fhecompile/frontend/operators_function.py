@@ -54,6 +54,7 @@ BY_TYPE = {
     "Reciprocal": "reciprocal",
     "Relu": "relu",
     "Sigmoid": "sigmoid",
+    "Sign": "sign",
     "Softplus": "softplus",
     "Softsign": "softsign",
     "Sqrt": "sqrt",

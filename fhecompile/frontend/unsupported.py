@@ -56,7 +56,6 @@ SUGGESTIONS = {
             "Not",
             "Or",
             "Round",
-            "Sign",
             "Xor",
         ),
         COMPARED,

@@ -88,28 +88,35 @@ def fit_minimax(
     def on_unit(u: FloatArray) -> FloatArray:
         return f(centre + radius * u)
 
-    in_chebyshev = degree > HIGHEST_POWER
-    per_point = GRID_PER_POINT // 4 if in_chebyshev else GRID_PER_POINT
+    per_point = GRID_PER_POINT if degree <= HIGHEST_POWER else GRID_PER_POINT // 4
     grid = -np.cos(np.linspace(0.0, np.pi, per_point * (degree + 2) + 1))
-    least = float(np.abs(on_unit(grid)).min()) if unit is None else unit
-
-    def error(p: FloatArray, u: FloatArray) -> FloatArray:
-        """The error where the polynomial's values at u are p."""
-        y = on_unit(u)
-        return (p - y) / (np.abs(y) if unit is None else unit)
-
-    def largest(c: FloatArray) -> float:
-        return float(np.abs(error(_values(c, in_chebyshev, fine), fine)).max())
-
     angles = np.linspace(0.0, np.pi, degree + 2)
     points = -np.cos(angles + min(UNEVEN, 2.0 / degree) * np.sin(angles))
 
     def basis(u: FloatArray) -> FloatArray:
         return np.asarray(chebyshev.chebvander(u, degree), np.float64)
 
-    best = exchange(basis, on_unit, grid, points, unit)
-    fine = np.concatenate([np.linspace(-1.0, 1.0, 8 * len(grid) + 1), grid])
-    found = _without_small(best, ROUNDING * least)
+    return polynomial_on_unit(f, low, high, exchange(basis, on_unit, grid, points, unit), unit)
+
+
+def polynomial_on_unit(
+    f: Function, low: float, high: float, coefficients: FloatArray, unit: float | None
+) -> FittedPolynomial:
+    """Of Chebyshev coefficients, without small ones, and how far it is from f on [low, high]."""
+    centre, radius = (low + high) / 2, (high - low) / 2
+    degree = len(coefficients) - 1
+    in_chebyshev = degree > HIGHEST_POWER
+    count = GRID_PER_POINT * (degree + 2)
+    turns = -np.cos(np.linspace(0.0, np.pi, count // 4 + 1))
+    fine = np.concatenate([np.linspace(-1.0, 1.0, 2 * count + 1), turns])
+    exact = f(centre + radius * fine)
+    units = np.abs(exact) if unit is None else np.asarray(unit)
+    least = float(units.min())
+
+    def largest(c: FloatArray) -> float:
+        return float((np.abs(_values(c, in_chebyshev, fine) - exact) / units).max())
+
+    found = _without_small(coefficients, ROUNDING * least)
     if not in_chebyshev:
         powers = chebyshev.cheb2poly(found)
         found = np.append(powers, np.zeros(degree + 1 - len(powers)))

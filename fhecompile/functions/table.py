@@ -197,6 +197,15 @@ FUNCTIONS = {
             pieces=(Piece((0.0, 1.0), low=0.0), Piece((0.0,), high=0.0)),
         ),
         ElementwiseFunction("sigmoid", _sigmoid, nonnegative=True),
+        ElementwiseFunction(  # outside of a gap around zero: `fhecompile.functions.step`
+            "sign",
+            np.sign,
+            pieces=(
+                Piece((-1.0,), high=-math.ulp(0.0)),
+                Piece((0.0,), low=0.0, high=0.0),
+                Piece((1.0,), low=math.ulp(0.0)),
+            ),
+        ),
         ElementwiseFunction("silu", lambda x: x * _sigmoid(x)),
         ElementwiseFunction("softplus", _softplus, nonnegative=True),
         ElementwiseFunction("softsign", lambda x: x / (1.0 + np.abs(x))),

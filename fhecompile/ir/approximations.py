@@ -9,6 +9,8 @@ from fhecompile.errors import InternalError
 from fhecompile.functions.approximation import Approximation
 from fhecompile.functions.composite import CompositeLines
 from fhecompile.functions.minimax import FittedPolynomial
+from fhecompile.functions.sign import CompositeSign
+from fhecompile.functions.step import StepSign
 from fhecompile.ir.tensor import Add, Chebyshev, Function, Mul, Node, Poly
 
 FloatArray = NDArray[np.float64]
@@ -27,6 +29,8 @@ def approximation_nodes(node: Function, operand: str, fitted: Approximation) -> 
             return [_polynomial(node, operand, fitted)]
         case CompositeLines():
             return _Composite(node, operand, fitted).nodes
+        case StepSign():
+            return _Step(node, operand, fitted).nodes
     raise InternalError(f"no nodes for {type(fitted).__name__}")
 
 
@@ -44,41 +48,21 @@ def _polynomial(node: Function, operand: str, fitted: FittedPolynomial) -> Node:
     )
 
 
-class _Composite:
-    """Per kink the sign's polynomials, of which the last makes m + n s(v), and a product with v.
+class _Nodes:
+    """Appends nodes of the function's shape."""
 
-    With a share p, x + p (f(x) - x) is of the same form: x is centre + radius u.
-    """
-
-    def __init__(self, node: Function, operand: str, fitted: CompositeLines) -> None:
-        self.node, self.fitted = node, fitted
+    def __init__(self, node: Function) -> None:
+        self.node = node
         self.nodes: list[Node] = []
-        share = node.share
-        constant = fitted.centre + share * (fitted.lines.value - fitted.centre)
-        terms = fitted.terms()
-        total = ""
-        for number, (k, m, n) in enumerate(terms):
-            v = self._plus(operand, np.asarray(-k), f"{node.name}.from{number}") if k else operand
-            line = 0.0 if number else fitted.radius * (1.0 - share)
-            gate = self._gate(v, line + share * m, share * n, f"{node.name}.gate{number}")
-            is_last = number == len(terms) - 1 and not np.any(constant)
-            name = node.name if is_last and not total else f"{node.name}.part{number}"
-            part = self._pair(Mul, gate, v, name)
-            if total:
-                part = self._pair(
-                    Add, total, part, node.name if is_last else f"{node.name}.sum{number}"
-                )
-            total = part
-        if np.any(constant):
-            self._plus(total, np.asarray(constant), node.name)
 
-    def _gate(self, v: str, m: FloatArray, n: FloatArray, name: str) -> str:
-        *first, last = self.fitted.sign.polynomials
+    def _sign(self, v: str, sign: CompositeSign, m: FloatArray, n: FloatArray, name: str) -> None:
+        """m + n sign(v)."""
+        *first, last = sign.polynomials
         for number, p in enumerate(first):
             v = self._chebyshev(v, _column(p, self.node), f"{name}.sign{number}")
         weighted = n * _column(last, self.node)
         weighted[0] += m
-        return self._chebyshev(v, weighted, name)
+        self._chebyshev(v, weighted, name)
 
     def _chebyshev(self, v: str, coefficients: FloatArray, name: str) -> str:
         node = self.node
@@ -108,6 +92,45 @@ class _Composite:
         node = self.node
         self.nodes.append(kind(name=name, inputs=(a, b), shape=node.shape, source=node.source))
         return name
+
+
+class _Step(_Nodes):
+    """The sign's polynomials; of the last one the node's name."""
+
+    def __init__(self, node: Function, operand: str, fitted: StepSign) -> None:
+        super().__init__(node)
+        if not node.is_whole():
+            raise InternalError(f"the sign {node.name} has a share")
+        self._sign(operand, fitted.sign, np.zeros(()), np.ones(()), node.name)
+
+
+class _Composite(_Nodes):
+    """Per kink the sign's polynomials, of which the last makes m + n s(v), and a product with v.
+
+    With a share p, x + p (f(x) - x) is of the same form: x is centre + radius u.
+    """
+
+    def __init__(self, node: Function, operand: str, fitted: CompositeLines) -> None:
+        super().__init__(node)
+        share = node.share
+        constant = fitted.centre + share * (fitted.lines.value - fitted.centre)
+        terms = fitted.terms()
+        total = ""
+        for number, (k, m, n) in enumerate(terms):
+            v = self._plus(operand, np.asarray(-k), f"{node.name}.from{number}") if k else operand
+            line = 0.0 if number else fitted.radius * (1.0 - share)
+            gate = f"{node.name}.gate{number}"
+            self._sign(v, fitted.sign, line + share * m, share * n, gate)
+            is_last = number == len(terms) - 1 and not np.any(constant)
+            name = node.name if is_last and not total else f"{node.name}.part{number}"
+            part = self._pair(Mul, gate, v, name)
+            if total:
+                part = self._pair(
+                    Add, total, part, node.name if is_last else f"{node.name}.sum{number}"
+                )
+            total = part
+        if np.any(constant):
+            self._plus(total, np.asarray(constant), node.name)
 
 
 def _column(coefficients: FloatArray, node: Node) -> FloatArray:

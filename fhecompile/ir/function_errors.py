@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fhecompile.functions.approximation import Approximation
 from fhecompile.ir.evaluate import Substitutes, walk, walk_variants
+from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
 
 FloatArray = NDArray[np.float64]
@@ -57,6 +58,14 @@ class FunctionErrors:
             float(output * (p.error / seen if 0.0 < seen < p.error else 1.0))
             for p, output, seen in zip(candidates, outputs, own, strict=True)
         ]
+
+    def histograms(self, empty: Mapping[str, Histogram]) -> dict[str, Histogram]:
+        """Of the named values of the graph, over all samples."""
+        found = dict(empty)
+        for node, (value,) in self._walk([{}], np.arange(self.samples)):
+            if node.name in found:
+                found[node.name] = found[node.name].having(value)
+        return found
 
     def together(self, choice: Substitutes, enough: float = math.inf) -> float:
         """The error on all samples; one of more than `enough` is not always the largest."""

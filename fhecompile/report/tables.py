@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fhecompile.ckks.parameters import MAX_LOG_QP
+from fhecompile.ir.fitted_functions import FittedFunction
 from fhecompile.ir.program import PassRecord
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import PredictionInfo
@@ -172,6 +173,9 @@ def openfhe_table(plan: Plan) -> Group:
     return titled_table("OpenFHE parameters", ("setter", "value"), rows=openfhe_rows(plan))
 
 
+FUNCTION_HEADS = ("node", "function", "range", "degree", "depth", "error", "change of outputs")
+
+
 def rows_table(title: str, rows: Iterable[tuple[str, str]]) -> Group:
     """Label and text, without a head."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -187,6 +191,23 @@ def pass_table(records: Iterable[PassRecord]) -> Group:
         for r in records
     ]
     return titled_table("passes", ("pass",), ("seconds",), ("changed", "remarks"), rows)
+
+
+def function_table(functions: Iterable[FittedFunction]) -> Group:
+    """What stands for every function that is no polynomial."""
+    rows = [
+        (
+            f.source or f.node,
+            f.function,
+            f"{f.low:.4g} to {f.high:.4g}",
+            ", ".join(map(str, f.degrees)),
+            str(f.depth),
+            f"{f.error:.2g}",
+            f"{f.change:.2g}",
+        )
+        for f in functions
+    ]
+    return titled_table("functions", FUNCTION_HEADS[:3], FUNCTION_HEADS[3:], rows=rows)
 
 
 def budget_table(title: str, lines: Iterable[BudgetLine]) -> Group:

@@ -46,12 +46,12 @@ def test_dynamic_shape(call: Call, tmp_path: Path) -> None:
 
 
 def test_unsupported_operator(call: Call, tmp_path: Path) -> None:
-    path = write_model(tmp_path / "sign.onnx", activation="Sign")
+    path = write_model(tmp_path / "floor.onnx", activation="Floor")
     done = call(path)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(
         f"error: {path}: 1 node cannot be compiled:\n"
-        "  1 x Sign: not supported (activation) [unsupported-operators]\n  hint: Sign: "
+        "  1 x Floor: not supported (activation) [unsupported-operators]\n  hint: Floor: "
     )
     assert not path.with_suffix(".fheplan").exists()
 

@@ -377,7 +377,7 @@ def test_a_value_nobody_makes(build):
 def test_every_unsupported_node_is_reported(build):
     nodes = [
         node("Conv", ["x", "w"], ["c0"], name="conv"),
-        *(node("Sign", [f"c{i}"], [f"c{i + 1}"], name=f"/sign{i}/Sign") for i in range(4)),
+        *(node("Floor", [f"c{i}"], [f"c{i + 1}"], name=f"/floor{i}/Floor") for i in range(4)),
         node("LpPool", ["c4"], ["p"], name="/pool", kernel_shape=[2, 2]),
         node("Pow", ["p", "exponent"], ["q"], name="/pow"),
         node("Flatten", ["q"], ["f"]),
@@ -395,7 +395,7 @@ def test_every_unsupported_node_is_reported(build):
     )  # fmt: skip
     assert text_of(blob) == (
         "model: 11 nodes cannot be compiled:\n"
-        "  4 x Sign: not supported (/sign0/Sign, /sign1/Sign, /sign2/Sign, ...)\n"
+        "  4 x Floor: not supported (/floor0/Floor, /floor1/Floor, /floor2/Floor, ...)\n"
         "  1 x LpPool: not supported (/pool)\n"
         "  1 x Pow: Pow with exponent 2.5 (/pow)\n"
         "  1 x Mod: not supported (/mod)\n"
@@ -403,7 +403,7 @@ def test_every_unsupported_node_is_reported(build):
         "  1 x com.example::Fancy: not supported (/fancy)\n"
         "  1 x Hardmax: not supported (s)\n"
         "  1 x Cumulate: not supported (o) [unsupported-operators]\n"
-        "  hint: Sign: encrypted values cannot be compared or rounded: apply it after decryption, "
+        "  hint: Floor: encrypted values cannot be compared or rounded: apply it after decryption, "
         "or replace by a polynomial\n"
         "        LpPool: replace it by AveragePool and fine-tune\n"
         "        Pow: use an integer exponent from -64 to 64, 0.5 or -0.5\n"

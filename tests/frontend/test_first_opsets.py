@@ -45,7 +45,7 @@ NODES = {
     **dict.fromkeys(("Abs", "Elu", "Celu", "HardSigmoid", "HardSwish", "LeakyRelu"), Small()),
     **dict.fromkeys(("Mish", "Selu", "Softplus", "Softsign", "Swish", "ThresholdedRelu"), Small()),
     **dict.fromkeys(("Log", "Reciprocal", "Sqrt", "Flatten", "Transpose", "Trilu"), Small()),
-    **dict.fromkeys(("Dropout", "LogSoftmax", "Softmax"), Small()),
+    **dict.fromkeys(("Dropout", "LogSoftmax", "Sign", "Softmax"), Small()),
     **dict.fromkeys(("ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"), Small(
         attributes={"axes": [1], "keepdims": 0}
     )),

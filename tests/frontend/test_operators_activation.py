@@ -303,11 +303,11 @@ def test_what_is_refused(layer, text):
     )
 
 
-def test_signs_are_refused():
-    assert reason(build_bytes(node("Sign", "x"), SHAPE)) == (
-        "model: 1 node cannot be compiled:\n  1 x Sign: not supported (y) [unsupported-operators]\n"
-        "  hint: Sign: encrypted values cannot be compared or rounded: apply it after decryption, "
-        "or replace by a polynomial"
+def test_rounding_is_refused():
+    assert reason(build_bytes(node("Round", "x"), SHAPE)) == (
+        "model: 1 node cannot be compiled:\n  1 x Round: not supported (y) "
+        "[unsupported-operators]\n  hint: Round: encrypted values cannot be compared or rounded: "
+        "apply it after decryption, or replace by a polynomial"
     )
 
 

@@ -24,7 +24,7 @@ def positive(output: str = "t") -> list[NodeProto]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["Abs", "Erf", "Exp", "Relu", "Sigmoid", "Softplus", "Softsign", "Tanh"]
+    "kind", ["Abs", "Erf", "Exp", "Relu", "Sigmoid", "Sign", "Softplus", "Softsign", "Tanh"]
 )
 def test_functions_of_every_number(agrees, kind):
     graph = agrees(node(kind, "x"), {"x": (2, 3)}, tolerance=TOLERANCE)

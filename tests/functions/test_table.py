@@ -28,6 +28,7 @@ DEFINITIONS: dict[str, Callable[[float], float]] = {
     "reciprocal": lambda x: 1 / x,
     "relu": lambda x: max(x, 0.0),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "sign": lambda x: math.copysign(1.0, x) if x else 0.0,
     "silu": lambda x: x / (1 + math.exp(-x)),
     "softplus": lambda x: math.log1p(math.exp(x)),
     "softsign": lambda x: x / (1 + abs(x)),
@@ -102,6 +103,7 @@ PIECES = {
     "elu": (0.0, 5.0),
     "hard_swish": (-7.0, -3.0, 0.5, 3.0, 8.0),
     "relu": (-2.0, 0.0, 3.0),
+    "sign": (-1e-300, 0.0, 1e-300),
     "thresholded_relu": (-1.0, 1.0, 1.5),
 }
 

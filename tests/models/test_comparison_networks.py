@@ -189,8 +189,8 @@ def test_relu_lenet_is_refused_where_the_degree_is_limited(tmp_path: Path) -> No
         rf"by {number}; allowed is {number}, 0\.75 of 2\^-8 of outputs up to {number} "
         r"\[precision-not-reachable\]\n  hint: calibrate with data like those of use: a narrower "
         r"range needs less degree, or allow what degree is needed with --passes "
-        r"'\+fit_functions\{degree=0\}', or lower --precision-bits to 2, or replace it by a "
-        r"polynomial activation and fine-tune",
+        r"'\+fit_functions\{degree=0\}', or lower --precision-bits to 2, or allow it with "
+        rf"--activation-error {number}, or replace it by a polynomial activation and fine-tune",
         str(caught.value),
     )
 

@@ -32,7 +32,7 @@ def applied(function: str, readers: int = 1) -> TensorGraph:
 
 def between(low: float, high: float) -> FloatArray:
     """Samples at equal distances, one element the other way round."""
-    x = np.linspace(low, high, 33)
+    x = np.linspace(low, high, 65)
     return np.stack([x, x[::-1]], axis=-1)[:, None]
 
 
@@ -71,7 +71,7 @@ def largest_error(before: TensorGraph, after: TensorGraph, low: float, high: flo
 KINKED = {"abs": 3.0, "clip": 4.0, "relu": 3.0, "softsign": 4.0}  # bits that degree 7 reaches
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"sign"}))
 def test_errors_are_as_small_as_asked_for(name: str) -> None:
     low, high = (0.5, 1.5) if FUNCTIONS[name].domain_of(-1.0, 1.0) is None else (-1.0, 0.5)
     low, high = {"relu": (-1.0, 0.25), "thresholded_relu": (-1.0, -0.25)}.get(name, (low, high))
@@ -96,7 +96,7 @@ def test_remark_and_ranges() -> None:
     result = fit(before, 0.0, 1.0)
     assert result.remarks == (
         "f: inverse_sqrt on 0.8 to 3.2 by degree 5, depth 3, relative error 0.00065",
-        "the outputs change by 0.00055 at most",
+        "the outputs change by 0.00056 at most",
     )
     graph, ranges = result.program.graph, result.program.facts[Ranges]
     assert graph["f"].source == before["f"].source
@@ -176,7 +176,8 @@ def test_what_no_composite_reaches() -> None:
         "by 0.00021; allowed is 9.2e-05, 0.75 of 2^-13 of outputs up to 1 "
         "[precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
-        "lower --precision-bits to 11, or replace it by a polynomial activation and fine-tune"
+        "lower --precision-bits to 11, or allow it with --activation-error 0.00022, or replace it "
+        "by a polynomial activation and fine-tune"
     )
 
 
@@ -343,7 +344,8 @@ def test_what_no_degree_allowed_reaches() -> None:
         "is 0.018, 0.75 of 2^-8 of outputs up to 6 [precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
         "allow what degree is needed with --passes '+fit_functions{degree=0}', or lower "
-        "--precision-bits to 5, or replace it by a polynomial activation and fine-tune"
+        "--precision-bits to 5, or allow it with --activation-error 0.021, or replace it by a "
+        "polynomial activation and fine-tune"
     )
 
 
@@ -354,7 +356,8 @@ def test_what_more_degree_reaches() -> None:
         "f: with a polynomial of degree 7 for inverse_sqrt on 0.5 to 7.6 the outputs change by "
         "0.006; allowed is 0.0029, 0.75 of 2^-8 of outputs up to 1 [precision-not-reachable]\n"
         "  hint: give real calibration data with --calibrate data.npz, or allow what degree is "
-        "needed with --passes '+fit_functions{degree=0}', or lower --precision-bits to 6"
+        "needed with --passes '+fit_functions{degree=0}', or lower --precision-bits to 6, or "
+        "allow it with --activation-error 0.0061"
     )
 
 
@@ -368,11 +371,12 @@ def test_what_several_functions_do_not_reach() -> None:
     text = refusal(b.output(value), -2.0, 2.0, p)
     assert text == (
         "f0: with a polynomial of degree 7 for relu on -3.8 to 3.4 the outputs change by 0.27, for "
-        "f1 by 0.091, for f2 by 0.084, for all 4 functions by 0.48; allowed is 0.025, 0.75 of "
+        "f1 by 0.084, for f2 by 0.084, for all 4 functions by 0.48; allowed is 0.025, 0.75 of "
         "2^-8 of outputs up to 8.5 [precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
         "allow what degree is needed with --passes '+fit_functions{degree=0}', or lower "
-        "--precision-bits to 3, or replace it by a polynomial activation and fine-tune"
+        "--precision-bits to 3, or allow it with --activation-error 0.057, or replace it by a "
+        "polynomial activation and fine-tune"
     )
     assert fit(b.graph, -2.0, 2.0, p, precision_bits=3.0).modified  # as the hint says
     assert fit(b.graph, -2.0, 2.0).modified  # and degree 0

@@ -58,7 +58,8 @@ def test_jumps_are_refused() -> None:
         "f: with a polynomial of degree 2 for thresholded_relu on -1.3 to 2.3 the outputs change "
         "by 0.5; allowed is 0.38, 0.75 of 2^-2 of outputs up to 2 [precision-not-reachable]\n"
         "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
-        "lower --precision-bits to 1, or replace it by a polynomial activation and fine-tune"
+        "lower --precision-bits to 1, or allow it with --activation-error 0.25, or replace it by a "
+        "polynomial activation and fine-tune"
     )
 
 

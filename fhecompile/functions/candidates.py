@@ -1,0 +1,84 @@
+r"""What may stand for a function on an interval, the cheapest first.
+
+The best polynomials of degree 2, 3, 5, 7, 15, 31, 63, 127 and 255: these are the degrees that fill
+their depth of 1 to 8; of the two with depth 3, degree 5 has one product less. Each comes in two
+kinds, with the least largest error (`functions.minimax`) and nearest where values are frequent
+(`functions.weighted`).
+
+For functions of lines with kinks (relu, abs, clip) composites as well (`functions.composite`): of
+all those of degrees 7, 15 and 31 the ones that are more precise than any of less depth, and than a
+polynomial of degree 255. The sign jumps, so that it is made by composites alone (`functions.step`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.functions.approximation import Approximation
+from fhecompile.functions.composite import fit_composite, lines_of
+from fhecompile.functions.minimax import exact_polynomial, fit_minimax
+from fhecompile.functions.step import fit_step
+from fhecompile.functions.table import ElementwiseFunction
+from fhecompile.functions.weighted import fit_weighted
+from fhecompile.options import FunctionOptions
+
+FloatArray = NDArray[np.float64]
+
+DEGREES = (2, 3, 5, 7, 15, 31, 63, 127, 255)
+# |x| on [-1, 1] by 2^-10.3, 2^-11.3, 2^-12.4 and 2^-14.7 in depths of 12, 13, 14 and 17; by a
+# polynomial of degree 255 by 2^-9.8 in depth 8.
+COMPOSITES = ((7, 15, 15), (15, 15, 15), (15, 15, 31), (15, 15, 15, 15))
+LONG = (15, 15, 15, 15, 15)
+STEPS = ((3,), (7,), (15,), (31,), (7, 7), (7, 15), (15, 15), (7, 7, 15), *COMPOSITES, LONG)
+
+
+def candidates(
+    f: ElementwiseFunction,
+    seen: tuple[float, float],
+    interval: tuple[float, float],
+    density: Callable[[FloatArray], FloatArray],
+    wish: FunctionOptions,
+) -> Iterator[Approximation]:
+    """See the module docstring.
+
+    Args:
+        f: the function.
+        seen: the range of its operand; where it is a polynomial on all of it, that is taken.
+        interval: where it is fitted.
+        density: of the operand's values.
+        wish: what limits the choice; of the sign it has the gap.
+    """
+    for found in _all(f, seen, interval, density, wish):
+        if wish.error is None or found.error <= wish.error:
+            yield found
+
+
+def _all(
+    f: ElementwiseFunction,
+    seen: tuple[float, float],
+    interval: tuple[float, float],
+    density: Callable[[FloatArray], FloatArray],
+    wish: FunctionOptions,
+) -> Iterator[Approximation]:
+    unit = f.unit(*seen)
+    if piece := f.piece_of(*seen):
+        yield exact_polynomial(piece.coefficients, *interval, unit)
+        return
+    if f.name == "sign":
+        for degrees in STEPS:
+            if wish.gap and max(degrees) <= (wish.degree or max(degrees)):
+                yield fit_step(*interval, wish.gap, degrees)
+        return
+    for degree in DEGREES:
+        if degree <= (wish.degree or DEGREES[-1]):
+            if wish.function in ("", "minimax"):
+                yield fit_minimax(f, *interval, degree, unit)
+            if wish.function in ("", "weighted"):
+                yield fit_weighted(f, *interval, degree, unit, density)
+    limited = wish.degree or wish.function not in ("", "composite")
+    if not limited and unit is not None and lines_of(f, *interval):
+        for degrees in COMPOSITES:
+            yield fit_composite(f, *interval, degrees, unit)
