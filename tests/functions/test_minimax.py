@@ -120,8 +120,8 @@ def test_odd_functions_have_no_even_powers(name: str, degree: int) -> None:
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[ElementwiseFunction, float, float, int]:
-    continuous = sorted(set(FUNCTIONS) - {"sign"})  # which composites are for
-    f = FUNCTIONS[draw(st.sampled_from(continuous))]
+    fitted = sorted(set(FUNCTIONS) - {"sign"})  # which composites stand for
+    f = FUNCTIONS[draw(st.sampled_from(fitted))]
     width = draw(st.floats(0.5, 16.0))
     low = draw(st.floats(0.25, 4.0) if f.domain_of(-1.0, 1.0) is None else st.floats(-8.0, 4.0))
     return f, low, low + width, draw(st.sampled_from(DEGREES[1:]))

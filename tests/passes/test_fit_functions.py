@@ -164,12 +164,6 @@ def test_kinks_at_any_precision(name: str, bits: float, depth: int) -> None:
     assert f"depth {depth}, " in result.remarks[0]
 
 
-def test_remark_of_a_composite() -> None:
-    assert fit(applied("abs"), -2.5, 2.0, precision_bits=13.0).remarks[0] == (
-        "f: abs on -5.9 to 5.9 by degree 15, 15, 15, 15, depth 17, error over largest value 4.3e-05"
-    )
-
-
 def test_what_no_composite_reaches() -> None:
     assert refusal(applied("clip"), -2.5, 2.0, precision_bits=13.0) == (
         "f: with a composite of degrees 15, 15, 15, 15 for clip on -7.9 to 5.9 the outputs change "

@@ -33,6 +33,12 @@ def test_facts_of_every_function() -> None:
     assert fitted.warnings == ()
 
 
+def test_remark_of_a_composite() -> None:
+    assert fit(applied("abs"), -2.5, 2.0, precision_bits=13.0).remarks[0] == (
+        "f: abs on -5.9 to 5.9 by degree 15, 15, 15, 15, depth 17, error over largest value 4.3e-05"
+    )
+
+
 def test_without_functions_there_are_none() -> None:
     b = Builder()
     b.input("x", 1, 2)
