@@ -5,6 +5,11 @@ their depth of 1 to 8; of the two with depth 3, degree 5 has one product less. E
 kinds, with the least largest error (`functions.minimax`) and nearest where values are frequent
 (`functions.weighted`).
 
+A function whose f(x) - f(-x) is a multiple of x (relu, abs, silu, gelu, softplus) has polynomials
+without odd powers but x where the interval is [-r, r]; these take about half the products
+(`passes.lower_polynomials`). So it is fitted on [-r, r] as well, if that is at most `WIDER` times as
+wide as the interval, with degrees that are even: one of degree 2k + 1 would be no better.
+
 For functions of lines with kinks (relu, abs, clip) composites as well (`functions.composite`): of
 all those of degrees 7, 15 and 31 the ones that are more precise than any of less depth, and than a
 polynomial of degree 255. The sign jumps, so that it is made by composites alone (`functions.step`).
@@ -28,6 +33,8 @@ from fhecompile.options import FunctionOptions
 FloatArray = NDArray[np.float64]
 
 DEGREES = (2, 3, 5, 7, 15, 31, 63, 127, 255)
+EVEN_DEGREES = (2, 4, 6, 14, 30, 62, 126, 254)
+WIDER = 1.5
 # |x| on [-1, 1] by 2^-10.3, 2^-11.3, 2^-12.4 and 2^-14.7 in depths of 12, 13, 14 and 17; by a
 # polynomial of degree 255 by 2^-9.8 in depth 8.
 COMPOSITES = ((7, 15, 15), (15, 15, 15), (15, 15, 31), (15, 15, 15, 15))
@@ -72,13 +79,26 @@ def _all(
             if wish.gap and max(degrees) <= (wish.degree or max(degrees)):
                 yield fit_step(*interval, wish.gap, degrees)
         return
-    for degree in DEGREES:
+    spans = [(degree, interval, False) for degree in DEGREES]
+    mirrored = _mirrored(f, interval)
+    if mirrored is not None:
+        spans = [] if mirrored == interval else spans
+        spans += [(degree, mirrored, True) for degree in EVEN_DEGREES]
+    for degree, span, even in sorted(spans):
         if degree <= (wish.degree or DEGREES[-1]):
             if wish.function in ("", "minimax"):
-                yield fit_minimax(f, *interval, degree, unit)
+                yield fit_minimax(f, *span, degree, unit)
             if wish.function in ("", "weighted"):
-                yield fit_weighted(f, *interval, degree, unit, density)
+                yield fit_weighted(f, *span, degree, unit, density, even)
     limited = wish.degree or wish.function not in ("", "composite")
     if not limited and unit is not None and lines_of(f, *interval):
         for degrees in COMPOSITES:
             yield fit_composite(f, *interval, degrees, unit)
+
+
+def _mirrored(f: ElementwiseFunction, interval: tuple[float, float]) -> tuple[float, float] | None:
+    """[-r, r] around the interval, where a polynomial on it is even but for a multiple of x."""
+    low, high = interval
+    reach = max(-low, high)
+    fits = f.mirrored and low < 0.0 < high and 2.0 * reach <= WIDER * (high - low)
+    return (-reach, reach) if fits else None

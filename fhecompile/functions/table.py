@@ -84,6 +84,7 @@ class ElementwiseFunction:
         domains: where it is defined; a range must lie in one of them.
         nonnegative: whether no value is below zero.
         pieces: intervals on which it is a polynomial.
+        mirrored: whether f(x) - f(-x) is a multiple of x.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ElementwiseFunction:
     domains: tuple[Domain, ...] = (Domain(),)
     nonnegative: bool = False
     pieces: tuple[Piece, ...] = ()
+    mirrored: bool = False
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """The values at `x`, in its shape."""
@@ -158,6 +160,7 @@ FUNCTIONS = {
             np.abs,
             nonnegative=True,
             pieces=(Piece((0.0, -1.0), high=0.0), Piece((0.0, 1.0), low=0.0)),
+            mirrored=True,
         ),
         ElementwiseFunction(  # to -1 and 1
             "clip",
@@ -167,8 +170,8 @@ FUNCTIONS = {
         _elu("elu", 1.0),
         ElementwiseFunction("erf", _erf),
         ElementwiseFunction("exp", np.exp, nonnegative=True),
-        ElementwiseFunction("gelu", _gelu),  # x times the normal distribution function
-        ElementwiseFunction("gelu_tanh", _gelu_tanh),  # its usual approximation
+        ElementwiseFunction("gelu", _gelu, mirrored=True),  # x times the normal distribution
+        ElementwiseFunction("gelu_tanh", _gelu_tanh, mirrored=True),  # its usual approximation
         ElementwiseFunction(
             "hard_swish",
             lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
@@ -177,6 +180,7 @@ FUNCTIONS = {
                 Piece((0.0,), high=-3.0),
                 Piece((0.0, 1.0), low=3.0),
             ),
+            mirrored=True,
         ),
         ElementwiseFunction(
             "inverse_sqrt",
@@ -195,6 +199,7 @@ FUNCTIONS = {
             lambda x: np.maximum(x, 0.0),
             nonnegative=True,
             pieces=(Piece((0.0, 1.0), low=0.0), Piece((0.0,), high=0.0)),
+            mirrored=True,
         ),
         ElementwiseFunction("sigmoid", _sigmoid, nonnegative=True),
         ElementwiseFunction(  # outside of a gap around zero: `fhecompile.functions.step`
@@ -206,8 +211,8 @@ FUNCTIONS = {
                 Piece((1.0,), low=math.ulp(0.0)),
             ),
         ),
-        ElementwiseFunction("silu", lambda x: x * _sigmoid(x)),
-        ElementwiseFunction("softplus", _softplus, nonnegative=True),
+        ElementwiseFunction("silu", lambda x: x * _sigmoid(x), mirrored=True),
+        ElementwiseFunction("softplus", _softplus, nonnegative=True, mirrored=True),
         ElementwiseFunction("softsign", lambda x: x / (1.0 + np.abs(x))),
         ElementwiseFunction("sqrt", np.sqrt, domains=(Domain(0.0),), nonnegative=True),
         ElementwiseFunction("tanh", np.tanh),

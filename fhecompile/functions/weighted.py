@@ -33,6 +33,7 @@ def fit_weighted(
     degree: int,
     unit: float | None,
     density: Callable[[FloatArray], FloatArray],
+    even: bool = False,
 ) -> FittedPolynomial:
     """The polynomial of at most `degree` on [low, high] with least weighted squares.
 
@@ -42,6 +43,7 @@ def fit_weighted(
         degree: at least 1.
         unit: what |p - f| is divided by, above zero; None: |f|.
         density: of the values x, at least zero, 1 on average.
+        even: whether to do without odd powers of u but u itself.
     """
     centre, radius = (low + high) / 2, (high - low) / 2
     count = POINTS_PER_DEGREE * (degree + 16)
@@ -49,6 +51,8 @@ def fit_weighted(
     x = centre + radius * u
     y = f(x)
     weights = np.sqrt(density(x) + FLOOR) / (np.abs(y) if unit is None else unit)
-    table = chebyshev.chebvander(u, degree) * weights[:, None]
-    c, *_ = np.linalg.lstsq(table, y * weights, rcond=None)
-    return polynomial_on_unit(f, low, high, np.asarray(c, np.float64), unit)
+    powers = [k for k in range(degree + 1) if k <= 1 or k % 2 == 0 or not even]
+    table = chebyshev.chebvander(u, degree)[:, powers] * weights[:, None]
+    c = np.zeros(degree + 1)
+    c[powers], *_ = np.linalg.lstsq(table, y * weights, rcond=None)
+    return polynomial_on_unit(f, low, high, c, unit)
