@@ -7,8 +7,8 @@ kinds, with the least largest error (`functions.minimax`) and nearest where valu
 
 A function whose f(x) - f(-x) is a multiple of x (relu, abs, silu, gelu, softplus) has polynomials
 without odd powers but x where the interval is [-r, r]; these take about half the products
-(`passes.lower_polynomials`). So it is fitted on [-r, r] as well, if that is at most `WIDER` times as
-wide as the interval, with degrees that are even: one of degree 2k + 1 would be no better.
+(`passes.lower_polynomials`). So it is fitted on [-r, r] as well, if that is at most `WIDER` times
+as wide as the interval, with degrees that are even: one of degree 2k + 1 would be no better.
 
 For functions of lines with kinks (relu, abs, clip) composites as well (`functions.composite`): of
 all those of degrees 7, 15 and 31 the ones that are more precise than any of less depth, and than a
