@@ -65,7 +65,11 @@ def decrypt_outputs(
 ) -> list[FloatArray]:
     """See `Client.decrypt`."""
     scales = output_scales(plan)
-    slots = {key: secret.decrypt(ciphertext, scales[key]) for key, ciphertext in outputs.items()}
+    names = [f"output {info.name}" for info in plan.program.outputs]
+    slots = {
+        (number, part): secret.decrypt(ciphertext, scales[number, part], names[number])
+        for (number, part), ciphertext in outputs.items()
+    }
     return assemble_outputs(plan, slots)
 
 

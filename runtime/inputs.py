@@ -19,12 +19,35 @@ from fhecompile.plan.schema import InputInfo, OutputInfo
 RANGE_MARGIN = 1.5
 
 
+NOT_TRUSTED = "the values left the range this plan was made for: do not trust the result"
+WHERE_TO_LOOK = "the same input with --mode simulate shows the layer"
+
+
 class CalibrationWarning(UserWarning):
-    """An input leaves the range the plan was calibrated for."""
+    """A value leaves the range the plan was calibrated for."""
+
+
+class RangeReport:
+    """Warns of what leaves its calibrated range: of each tensor once, in a session of many calls.
+
+    `texts` are all warnings by what they are of: `input x`, `layer conv1`, `output y`.
+    """
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def warn(self, place: str, text: str) -> None:
+        """Warns with this text, unless there was a warning of that place."""
+        if place not in self.texts:
+            self.texts[place] = text
+            warnings.warn(text, CalibrationWarning, stacklevel=4)
 
 
 def check_inputs(
-    plan: Plan, feeds: Mapping[str, Any], ignore_range: bool = False
+    plan: Plan,
+    feeds: Mapping[str, Any],
+    ignore_range: bool = False,
+    report: RangeReport | None = None,
 ) -> list[NDArray[np.float64]]:
     """The inputs in the plan's order, each of shape (samples, *shape).
 
@@ -35,6 +58,7 @@ def check_inputs(
             that 1 out.
         ignore_range: values far outside the calibrated range are a warning, not an error: an
             encrypted result may then be wrong without any sign of it.
+        report: of the session; warnings it has given are not repeated.
     """
     names = [info.name for info in plan.program.inputs]
     unknown = [name for name in feeds if name not in names]
@@ -79,7 +103,8 @@ def check_inputs(
                 "or run with --ignore-range",
             )
         if text:
-            warnings.warn(f"{text}; results may be wrong", CalibrationWarning, stacklevel=3)
+            report = report or RangeReport()
+            report.warn(f"input {info.name}", f"{text}; results may be wrong")
         tensors.append(value)
     if len({len(t) for t in tensors}) > 1:
         raise FheCompileError("input-shape", "the inputs have different numbers of samples")
@@ -136,15 +161,29 @@ def _unfit(path: Path, reason: str, names: list[str]) -> FheCompileError:
     )
 
 
-def check_outputs(plan: Plan, outputs: Sequence[NDArray[Any]]) -> None:
+def check_outputs(
+    plan: Plan,
+    outputs: Sequence[NDArray[Any]],
+    report: RangeReport | None = None,
+    simulated: bool = False,
+) -> None:
     """Warns when a decrypted value is far outside the calibrated range.
 
-    A value that outgrows its modulus comes back wrong but not small: this is how it shows.
+    A value that outgrows its modulus comes back wrong but not small, and a polynomial leaves the
+    range it was fitted on like its highest power: this is how both show.
+
+    Args:
+        plan: the plan.
+        outputs: in the plan's order, (samples, *shape) each.
+        report: of the session; warnings it has given are not repeated.
+        simulated: whether the simulator has looked at the layers already.
     """
+    report = report or RangeReport()
     for info, value in zip(plan.program.outputs, outputs, strict=True):
         text = _leaves_range("output", info, value)
         if text:
-            warnings.warn(f"{text}; results may be wrong", CalibrationWarning, stacklevel=3)
+            advice = "" if simulated else f"; {WHERE_TO_LOOK}"
+            report.warn(f"output {info.name}", f"{text}; {NOT_TRUSTED}{advice}")
 
 
 def _leaves_range(kind: str, info: InputInfo | OutputInfo, value: NDArray[Any]) -> str:

@@ -22,7 +22,7 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan.schema import KeysInfo
 from runtime.backends.encoder import Vector, encode_vector
 from runtime.backends.openmp import allow_inner_threads
-from runtime.library import load_openfhe, make_context, wrapped
+from runtime.library import load_openfhe, make_context, unreadable, wrapped
 
 Ciphertext = Any
 
@@ -48,9 +48,11 @@ class SecretContext(PublicContext):
 
     secret_key: Any
 
-    def decrypt(self, ciphertext: Ciphertext, scale: float) -> NDArray[np.complex128]:
-        """The slot vector of a ciphertext at scale 2^scale."""
-        with wrapped("decrypting"):
+    def decrypt(
+        self, ciphertext: Ciphertext, scale: float, node: str = ""
+    ) -> NDArray[np.complex128]:
+        """The slot vector of a ciphertext at scale 2^scale; `node` is what it is, for an error."""
+        with wrapped("decrypting", node):
             plaintext = self.context.Decrypt(ciphertext, self.secret_key)
             plaintext.SetLength(self.parameters.slots)
             values: NDArray[np.complex128] = np.array(
@@ -58,6 +60,8 @@ class SecretContext(PublicContext):
             )
         values = values[: self.parameters.slots]
         values *= 2.0 ** (self.parameters.prime_bits - scale)
+        if not np.isfinite(values).all():
+            raise unreadable(node, "what is decrypted holds NaN or infinite values")
         return values
 
 

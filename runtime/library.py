@@ -54,6 +54,8 @@ def wrapped(doing: str, node: str = "") -> Iterator[None]:
                 node=node,
                 hint="generate the keys again for this very plan",
             ) from error
+        if "approximation error is too high" in text:
+            raise unreadable(node, "OpenFHE finds nothing but noise in it") from error
         raise FheCompileError(
             "openfhe-failed",
             f"OpenFHE failed while {doing}: {text}",
@@ -61,6 +63,17 @@ def wrapped(doing: str, node: str = "") -> Iterator[None]:
             hint="check that keys and ciphertexts were made for this very plan",
             exit_code=EXIT_ENVIRONMENT,
         ) from error
+
+
+def unreadable(node: str, reason: str) -> FheCompileError:
+    """The error of a ciphertext that decrypts to nothing that can be read."""
+    return FheCompileError(
+        "output-unreadable",
+        f"{reason}: its values left their modulus, or it was made with another key",
+        node=node,
+        hint="run the same input with --mode simulate, which names the layer; if that is fine, "
+        "check that the keys were made for this very plan",
+    )
 
 
 def make_context(parameters: Parameters, is_complex: bool = True) -> Any:

@@ -65,8 +65,16 @@ class RangeWatch:
             with self._lock:
                 self._largest[layer] = max(self._largest.get(layer, 0.0), largest)
 
+    def first(self) -> str:
+        """The first layer that values left the range of, e.g. `layer conv1`; empty: none."""
+        with self._lock:
+            if not self._largest:
+                return ""
+            info = self._layers[min(self._largest)]
+            return f"layer {info.source or info.name}"
+
     def text(self) -> str:
-        """The first layer that values left the range of; empty when there is none."""
+        """What values reached in the first layer that they left the range of; empty: none."""
         with self._lock:
             if not self._largest:
                 return ""

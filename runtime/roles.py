@@ -30,7 +30,7 @@ from runtime.ciphertext_files import (
 )
 from runtime.client import PartKey, decrypt_outputs, encrypt_inputs
 from runtime.costs import evaluation_threads, find_costs
-from runtime.inputs import check_inputs, check_outputs
+from runtime.inputs import RangeReport, check_inputs, check_outputs
 from runtime.key_files import load_evaluation_keys, load_public, load_secret
 from runtime.keys import ServerContext
 from runtime.machine import MemoryShares, check_memory, share_memory
@@ -48,6 +48,7 @@ def encrypt_file(
     output: Path,
     *,
     ignore_range: bool = False,
+    report: RangeReport | None = None,
 ) -> int:
     """Encrypts inputs into a file; returns how many samples they are.
 
@@ -57,9 +58,10 @@ def encrypt_file(
         feeds: arrays by input name, see `runtime.inputs.check_inputs`.
         output: the file to write.
         ignore_range: warn of inputs far outside the calibrated range instead of refusing them.
+        report: of a session of many files; warnings it has given are not repeated.
     """
     check_writable(output, "--output")
-    tensors = check_inputs(plan, feeds, ignore_range)
+    tensors = check_inputs(plan, feeds, ignore_range, report)
     public = load_public(plan, public_key)
     samples = len(tensors[0]) if tensors else 1
     batched = [make_batches(x, plan.program.batch) for x in tensors]
@@ -148,13 +150,16 @@ def evaluate_bundle(
     return outputs, seconds
 
 
-def decrypt_file(plan: Plan, secret_key: Path, outputs: Path) -> dict[str, NDArray[np.float32]]:
+def decrypt_file(
+    plan: Plan, secret_key: Path, outputs: Path, report: RangeReport | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Decrypts a file of encrypted outputs: arrays by output name.
 
     Args:
         plan: the plan.
         secret_key: the file secret.key.
         outputs: encrypted outputs.
+        report: of a session of many files; warnings it has given are not repeated.
     """
     secret = load_secret(plan, secret_key)
     with open_ciphertexts(outputs, "outputs", plan, secret.secret_key.GetKeyTag()) as bundle:
@@ -167,5 +172,5 @@ def decrypt_file(plan: Plan, secret_key: Path, outputs: Path) -> dict[str, NDArr
         samples = bundle.manifest.samples
     stacked = [np.stack(column) for column in zip(*batches, strict=True)]
     values = take_samples(stacked, max(1, samples))
-    check_outputs(plan, values)
+    check_outputs(plan, values, report)
     return shape_outputs(plan, values, single=samples == 0)

@@ -134,6 +134,9 @@ def _run(options: argparse.Namespace) -> None:
         },
         "seconds_by_operation": timings.seconds_by_operation(),
         "peak_rss_bytes": peak_bytes(),
+        "outside_range": [
+            {"place": place, "text": text} for place, text in session.outside.texts.items()
+        ],
         **_errors(outputs, expected),
         "outputs": {name: _shown(value) for name, value in outputs.items()},
     }

@@ -24,7 +24,7 @@ from runtime.client import assemble_outputs, check_secure, input_scales, pack_in
 from runtime.constants import ConstantStore
 from runtime.costs import CostsWarning, evaluation_threads, find_costs
 from runtime.executor import Executor, Progress
-from runtime.inputs import CalibrationWarning, check_inputs, check_outputs
+from runtime.inputs import CalibrationWarning, RangeReport, check_inputs, check_outputs
 from runtime.machine import check_memory, share_memory
 from runtime.processor import usable_cores
 from runtime.samples import is_single, make_batches, shape_outputs, take_samples
@@ -113,6 +113,7 @@ class InferenceSession:
         self.ignore_range = ignore_range
         self.progress = progress
         self.timings = Timings()
+        self.outside = RangeReport()  # what left its calibrated range, in any call
         if mode == "encrypt":
             check_secure(self.plan, insecure_toy)
             self._open_encrypted(in_flight, cache_constants)
@@ -143,7 +144,7 @@ class InferenceSession:
                     f"there is no output {name}",
                     hint=f"the outputs are: {', '.join(known)}",
                 )
-        tensors = check_inputs(self.plan, feeds, self.ignore_range)
+        tensors = check_inputs(self.plan, feeds, self.ignore_range, self.outside)
         self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
         self.timings.executions = []
         batches = [make_batches(x, self.plan.program.batch) for x in tensors]
@@ -152,7 +153,7 @@ class InferenceSession:
         else:
             outputs = self._run_numpy(batches)
         outputs = take_samples(outputs, len(tensors[0]) if tensors else 1)
-        check_outputs(self.plan, outputs)
+        check_outputs(self.plan, outputs, self.outside, self.mode == "simulate")
         shaped = shape_outputs(self.plan, outputs, is_single(self.plan, feeds))
         return [shaped[name] for name in (known if output_names is None else output_names)]
 
@@ -195,7 +196,7 @@ class InferenceSession:
         self.timings.encrypt = time.perf_counter() - started
         outputs, execution = self._executor.run(slots, self.progress)
         if isinstance(self._backend, SimulateBackend) and (text := self._backend.ranges.text()):
-            warnings.warn(f"{text}; results may be wrong", CalibrationWarning, stacklevel=3)
+            self.outside.warn(self._backend.ranges.first(), f"{text}; results may be wrong")
         self.timings.evaluate = execution.seconds
         self.timings.executions.append(execution)
         return assemble_outputs(self.plan, outputs)

@@ -31,6 +31,13 @@ DEFAULTS = CompileOptions()
     help="Largest error of an output: 2^-BITS of the largest output.",
 )
 @click.option(
+    "--activation-error",
+    type=float,
+    metavar="E",
+    help="What fitted functions may change, as a share of the largest output, apart from noise.  "
+    "[default: 3/4 of 2^-BITS, noise included]",
+)
+@click.option(
     "--max-keys",
     type=int,
     default=DEFAULTS.max_keys,
@@ -45,6 +52,7 @@ def compile_command(
     model: Path,
     output: Path | None,
     precision_bits: float,
+    activation_error: float | None,
     max_keys: int,
     explain: bool,
     as_json: bool,
@@ -71,7 +79,12 @@ def compile_command(
             hint="choose another place with -o",
         )
     check_writable(target)
-    calibrate, options = read_options(given, precision_bits=precision_bits, max_keys=max_keys)
+    calibrate, options = read_options(
+        given,
+        precision_bits=precision_bits,
+        activation_error=activation_error,
+        max_keys=max_keys,
+    )
     compilation = compile_shown(screen, model, calibrate, options)
     plan, threads = compilation.plan, usable_cores()
     facts = compilation.program.facts

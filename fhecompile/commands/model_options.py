@@ -23,13 +23,6 @@ def model_options(function: Function) -> Function:
             help="Samples like the network's inputs: .npy, .npz, or file.npz:array.",
         ),
         click.option(
-            "--activation-error",
-            type=float,
-            metavar="E",
-            help="What fitted functions may change, as a share of the largest output, apart from "
-            "noise.  [default: 3/4 of 2^-BITS, noise included]",
-        ),
-        click.option(
             "--activations",
             type=click.Path(path_type=Path),
             metavar="FILE",
@@ -90,7 +83,6 @@ def model_options(function: Function) -> Function:
 def read_options(given: Mapping[str, Any], **more: Any) -> tuple[str | None, CompileOptions]:
     """The calibration data and the options of what `model_options` was given; `more` are fields."""
     options = CompileOptions(
-        activation_error=given["activation_error"],
         activations=given["activations"] or {},
         security_bits=int(given["security"]),
         insecure_toy=given["insecure_toy"],

@@ -1,18 +1,22 @@
 r"""Points of a tuning run, and which of them are worth having.
 
-A point p is dominated when another has an error, seconds, peak memory and rotation keys that are
-all no larger, and one of them smaller; of equal points the first is kept. The others are the
-Pareto front.
+A point is dominated when in another no figure is larger, and one of them smaller; of equal points
+the first is kept. The others are the Pareto front. The figures are error, seconds, peak memory and
+rotation keys, or, where accuracy was measured (`fhecompile.report.accuracy`), the loss of accuracy
+and the depth; of equal points the one with the least seconds is kept then.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group
 
+from fhecompile.ir.accuracy import Accuracy
+from fhecompile.ir.fitted_functions import FittedFunction
 from fhecompile.report.tables import show_bytes, titled_table
 
 HEADS = (
@@ -52,28 +56,51 @@ class TuneCost:
 
 @dataclass(frozen=True)
 class TunePoint:
-    """What was asked for, what it costs, and why it is not met (empty when it is)."""
+    """What was asked for, what it costs, and why it is not met (empty when it is).
+
+    `activation_error` is None where it is what the precision has it. `depth` is the multiplicative
+    one, None where functions could not be fitted. `accuracy` is None where it was not measured;
+    `functions` are those that polynomials were fitted for.
+    """
 
     precision_bits: float
     max_keys: int
     cost: TuneCost | None = None
     reason: str = ""
+    activation_error: float | None = None
+    depth: int | None = None
+    accuracy: Accuracy | None = None
+    functions: tuple[FittedFunction, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[float, ...] | None:
+        """What is to be small; None when the point is not met."""
+        if self.cost is None or self.reason:
+            return None
+        if self.accuracy is None or self.depth is None:
+            return self.cost.objectives
+        return (self.accuracy.loss, self.depth)
+
+    @property
+    def priority(self) -> float:
+        """Which of two points with equal objectives is kept: the one with less of this."""
+        return self.cost.seconds if self.cost and self.accuracy else 0.0
 
 
 def pareto_front(points: Sequence[TunePoint]) -> list[bool]:
     """Per point whether it is met and not dominated."""
-    found = []
+    front = []
     for k, p in enumerate(points):
-        others = [(j, q.cost.objectives) for j, q in enumerate(points) if q.cost and not q.reason]
-        found.append(
-            p.cost is not None
-            and not p.reason
+        own = p.objectives
+        front.append(
+            own is not None
             and not any(
-                _no_larger(other, p.cost.objectives) and (other != p.cost.objectives or j < k)
-                for j, other in others
+                _no_larger(other, own) and (other != own or (q.priority, j) < (p.priority, k))
+                for j, q in enumerate(points)
+                if (other := q.objectives) is not None
             )
         )
-    return found
+    return front
 
 
 def _no_larger(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -116,4 +143,8 @@ def tune_table(
 def describe_points(points: Sequence[TunePoint]) -> list[dict[str, Any]]:
     """The points as plain values for JSON."""
     front = pareto_front(points)
-    return [{**asdict(p), "pareto": best} for p, best in zip(points, front, strict=True)]
+    described = [{**asdict(p), "pareto": best} for p, best in zip(points, front, strict=True)]
+    for point in described:
+        if point["accuracy"] and not math.isfinite(point["accuracy"]["change"]):
+            point["accuracy"]["change"] = None  # JSON has no infinity
+    return described

@@ -31,6 +31,7 @@ from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.programs import match_program, place_program, places_of
 from runtime.gallery.store import Gallery
 from runtime.gallery.templates import Entry, TemplateFiles, check_names, check_probe
+from runtime.inputs import RangeReport, check_outputs
 from runtime.key_files import load_evaluation_keys, load_secret
 from runtime.keys import ServerContext
 from runtime.machine import MemoryShares
@@ -152,13 +153,16 @@ def identify_file(
     return len(entries)
 
 
-def read_scores(plan: Plan, secret_key: Path, scores: Path) -> dict[str, float]:
+def read_scores(
+    plan: Plan, secret_key: Path, scores: Path, report: RangeReport | None = None
+) -> dict[str, float]:
     """Cosines of the probe with stored templates by name, the highest first.
 
     Args:
         plan: the plan, compiled with `--match gallery`.
         secret_key: the file secret.key.
         scores: encrypted scores.
+        report: of a session of many files; warnings it has given are not repeated.
     """
     secret = load_secret(plan, secret_key)
     tag = secret.secret_key.GetKeyTag()
@@ -186,7 +190,9 @@ def read_scores(plan: Plan, secret_key: Path, scores: Path) -> dict[str, float]:
                 node=str(scores),
                 hint="copy it again, or make it again",
             ) from error
-    values = decrypt_outputs(matched, secret, outputs)[0][0]
+    decrypted = decrypt_outputs(matched, secret, outputs)
+    check_outputs(matched, decrypted, report)
+    values = decrypted[0][0]
     found = {name: float(values[where]) for name, where in names.places.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 

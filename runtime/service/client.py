@@ -34,6 +34,7 @@ from fhecompile.plan import Plan
 from runtime.client import check_secure
 from runtime.gallery.programs import check_template_plan
 from runtime.gallery.roles import read_scores
+from runtime.inputs import RangeReport
 from runtime.key_files import EVALUATION, PUBLIC, SECRET
 from runtime.roles import decrypt_file, encrypt_file
 from runtime.service.connection import FIRST_PAUSE, LONGEST_PAUSE, Connection, Query, read_chunks
@@ -99,6 +100,7 @@ class ServiceClient:
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
         check_secure(self.plan, insecure_toy)
         self.url, self.folder = url.rstrip("/"), Path(keys_folder)
+        self.outside = RangeReport()  # what left its calibrated range, in any call
         self._submissions = Submissions(self.folder)
         self._connection = Connection(self.url, token, patience, certificates)
 
@@ -250,7 +252,9 @@ class ServiceClient:
         file, public = self._submissions.new_file(), self.folder / PUBLIC
         with self._submissions.locked():
             try:
-                encrypt_file(self.plan, public, feeds, file, ignore_range=ignore_range)
+                encrypt_file(
+                    self.plan, public, feeds, file, ignore_range=ignore_range, report=self.outside
+                )
                 given = (names,) if isinstance(names, str) else tuple(names)
                 submission = Submission(
                     *(self.url, self.plan.digest, _hash(file), file.name, kind, given)
@@ -261,12 +265,12 @@ class ServiceClient:
                 raise
             return self._upload(submission)
 
-    def _read(self, job: str, read: Callable[[Plan, Path, Path], Result]) -> Result:
+    def _read(self, job: str, read: Callable[[Plan, Path, Path, RangeReport], Result]) -> Result:
         """What a reader makes of a job's outputs with the secret key."""
         with tempfile.NamedTemporaryFile(prefix="fhecompile-outputs-") as file:
             path = Path(file.name)
             self._connection.ask("GET", f"/v1/jobs/{job}/outputs", download=path)
-            return read(self.plan, self.folder / SECRET, path)
+            return read(self.plan, self.folder / SECRET, path, self.outside)
 
     def _complete(
         self, job: str, read: Callable[[str], Result], progress: Progress | None

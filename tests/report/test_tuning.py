@@ -49,5 +49,9 @@ def test_description_is_plain() -> None:
         "max_keys": 3,
         "cost": None,
         "reason": "too deep",
+        "activation_error": None,
+        "depth": None,
+        "accuracy": None,
+        "functions": (),
         "pareto": False,
     }

@@ -24,6 +24,7 @@ from runtime.gallery.programs import match_program, output_type, place_program, 
 from runtime.gallery.roles import enrol_file, identify_file, read_scores
 from runtime.gallery.store import Gallery
 from runtime.gallery.templates import Entry
+from runtime.inputs import CalibrationWarning
 from runtime.key_files import load_evaluation_keys, load_secret, make_keys
 from runtime.roles import encrypt_file, evaluate_file
 from runtime.server import Server
@@ -101,6 +102,18 @@ def test_everyone_is_compared(made: Files) -> None:
     assert list(found.values()) == sorted(found.values(), reverse=True)
     for k, name in enumerate(NAMES):
         assert abs(found[name] - COSINES[7, k]) < ERROR
+
+
+def test_a_score_that_is_no_cosine_is_told_of(made: Files) -> None:
+    """Of an image unlike the calibration data the template is no unit vector."""
+    keys, x, scores = made / "keys", made / "strange.fhe", made / "strange_scores.fhe"
+    with pytest.warns(CalibrationWarning, match="^input x reaches "):
+        encrypt_file(PLAN, keys / "public.key", {"x": 8 * FACES[7:8]}, x, ignore_range=True)
+    identify_file(PLAN, keys / "evaluation.keys", x, made / "gallery", scores)
+    with pytest.warns(
+        CalibrationWarning, match=r"^output scores reaches .* for -1 \.\. 1; the val"
+    ):
+        read_scores(PLAN, keys / "secret.key", scores)
 
 
 def test_one_is_compared(made: Files) -> None:

@@ -57,9 +57,9 @@ def test_the_first_layer_is_named() -> None:
 
 def test_an_overflow_says_where_it_began() -> None:
     with pytest.raises(FheCompileError) as caught:
-        runtime.run(plan_of_sum(), np.full((1, FEATURES), 1.0), "simulate")
-    assert caught.value.node == "y" and caught.value.hint is not None
-    assert caught.value.hint.startswith("layer sum reaches a magnitude of 8.333, calibrated for ")
+        runtime.run(plan_of_sum(), np.full((1, FEATURES), 1.6), "simulate")
+    assert caught.value.node == "y.output" and caught.value.hint is not None
+    assert caught.value.hint.startswith("layer sum reaches a magnitude of 13.33, calibrated for ")
     assert caught.value.hint.endswith(
         " layers behind it: calibrate with data that covers this input and compile again"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from fhecompile.errors import FheCompileError
+from runtime.inputs import CalibrationWarning
 from runtime.roles import decrypt_file, evaluate_file
 from runtime.service.client import ServiceClient
 from tests.service_clients import IMAGES, MORE, OTHER, PLAN, Made, refused, two_clients
@@ -40,6 +42,20 @@ def test_the_whole_way(made: Made, tmp_path: Path) -> None:
     assert relative_error(found, EXPECTED[:, 0]) < 1e-2
     assert relative_error(single, EXPECTED[0]) < 1e-2
     assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_outputs_outside_their_range_are_told_of_once(made: Made) -> None:
+    with made.client("alice") as alice:
+        with pytest.warns(CalibrationWarning, match="^input x reaches "):
+            job = alice.submit({"x": 5 * IMAGES}, ignore_range=True)
+        alice.wait(job)
+        with pytest.warns(CalibrationWarning, match="^output y reaches .* do not trust the result"):
+            alice.result(job)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            alice.result(job)
+        assert caught == [] and list(alice.outside.texts) == ["input x", "output y"]
+        alice.discard(job)
 
 
 def test_the_result_is_that_of_the_roles(made: Made, tmp_path: Path) -> None:
