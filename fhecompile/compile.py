@@ -96,7 +96,7 @@ def start(
         raise FheCompileError(
             "pipeline-order", "no pass of the pipeline gives a plan", hint="end it with emit_plan"
         )
-    imported = import_model(model, options.input_shapes)
+    imported = import_model(model, options.input_shapes, options.outputs)
     samples = (
         synthetic_calibration(imported.graph)
         if calibration is None

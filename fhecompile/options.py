@@ -54,6 +54,8 @@ class CompileOptions:
         max_keys: rotation keys a plan may need; rare rotations are composed of others.
         max_memory: bytes a run on one image may take, if a plan can be found that does.
         input_shapes: shapes for inputs whose ONNX shape is dynamic.
+        outputs: names of ONNX values to compute instead of the model's outputs; what only others
+            need is left out.
         passes: pipeline text, or empty for the default pipeline.
     """
 
@@ -69,4 +71,5 @@ class CompileOptions:
     max_keys: int = 64
     max_memory: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
     passes: str = ""

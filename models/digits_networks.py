@@ -171,7 +171,7 @@ def train_network(
     for epoch in range(epochs):
         loss_sum = 0.0
         for index in torch.randperm(len(x)).split(batch_size):
-            logits = network(_shift_randomly(x[index]))
+            logits = network(shift_randomly(x[index]))
             loss = functional.cross_entropy(logits, y[index], label_smoothing=0.05)
             shape = torch.stack([q.shape_penalty() for q in quadratics]).sum()
             total = loss + RANGE_PENALTY * excess.take() + SHAPE_PENALTY * shape
@@ -202,7 +202,7 @@ def smallest_leading_coefficient(network: nn.Module) -> float:
     return min(float(q.a.detach().abs().min()) for q in quadratics)
 
 
-def _shift_randomly(images: Tensor) -> Tensor:
+def shift_randomly(images: Tensor) -> Tensor:
     """Move each image by -1, 0 or 1 pixel in each direction; half of the images stay."""
     padded = functional.pad(images, (1, 1, 1, 1), value=-1.0)
     rows, columns = torch.randint(0, 3, (2, len(images)))

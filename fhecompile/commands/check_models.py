@@ -34,7 +34,7 @@ def check_command(
     wanted = [(model, budgets.find_budget(entries, model, budget)) for model in models]
     answers: list[dict[str, Any]] = []
     for model, entry in wanted:
-        options = CompileOptions(precision_bits=entry.precision_bits)
+        options = CompileOptions(precision_bits=entry.precision_bits, outputs=entry.outputs)
         compilation = compile_shown(screen, model, entry.calibration, options)
         lines = budgets.compare(entry, summarise(compilation.plan))
         path = budgets.deepest_path(compilation.program.graph)

@@ -72,6 +72,13 @@ def model_options(function: Function) -> Function:
             help="Shape of an input whose ONNX shape is dynamic; may be repeated.",
         ),
         click.option(
+            "--output-name",
+            "outputs",
+            multiple=True,
+            metavar="NAME",
+            help="Compute this value of the model instead of its outputs; may be repeated.",
+        ),
+        click.option(
             "--passes", default="", metavar="TEXT", help="Pipeline; see `fhecompile passes`."
         ),
     )
@@ -92,6 +99,7 @@ def read_options(given: Mapping[str, Any], **more: Any) -> tuple[str | None, Com
         batch=given["batch"],
         max_memory=given["max_memory"],
         input_shapes=dict(map(_shape, given["input_shapes"])),
+        outputs=given["outputs"],
         passes=given["passes"],
         **more,
     )

@@ -35,8 +35,8 @@ from fhecompile.frontend.lowering import (
     sanitise,
 )
 from fhecompile.frontend.maps import MAX_ELEMENTS
-from fhecompile.frontend.operators import OPERATORS, lower
-from fhecompile.frontend.unsupported import UnsupportedNodes
+from fhecompile.frontend.operators import OPERATORS, kind_of, lower
+from fhecompile.frontend.unsupported import ENDINGS, UnsupportedNodes
 from fhecompile.ir.tensor import Input, TensorGraph, verify
 
 log = logging.getLogger(__name__)
@@ -67,18 +67,20 @@ class ImportedModel:
 def import_model(
     source: str | Path | bytes | ir.Model,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
 ) -> ImportedModel:
     """Reads an ONNX model into the tensor graph.
 
     Args:
         source: path of the file, its bytes, or an onnx-ir model.
         input_shapes: by input name, for inputs with symbolic dimensions.
+        outputs: names of values to compute, in this order; empty: the model's outputs.
 
     Raises:
         FheCompileError: the file cannot be read or holds what cannot be compiled.
     """
     loaded = load_model(source, input_shapes)
-    walk = _Walk(loaded)
+    walk = _Walk(loaded, _find_outputs(loaded, outputs))
     walk.run()
     graph = walk.builder.graph
     verify(graph)
@@ -96,22 +98,29 @@ def import_model(
 class _Walk:
     """The values of all ONNX names while the nodes are visited."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, outputs: Sequence[ir.Value]) -> None:
         self.loaded = loaded
+        self.outputs = outputs
         self.place = loaded.place
         self.builder = GraphBuilder(loaded.name)
         self.unsupported = UnsupportedNodes()
         self.names: dict[str, str] = {}
         # None: the result of an unsupported node whose shape is not known.
         self.values: dict[str, Value | None] = {}
+        # Names of what needs an unsupported node.
+        self.blocked: set[str] = set()
+        self.used: set[str] = set()
 
     def run(self) -> None:
         self._add_inputs()
         self.values.update(initializers(self.loaded.graph))
-        for node in _needed_nodes(self.loaded.graph):
+        needed = _needed_nodes(self.loaded.graph, self.outputs)
+        self.used.update(str(v.name) for v in self.outputs)
+        self.used.update(str(v.name) for node in needed for v in node.inputs if v is not None)
+        for node in needed:
             self._visit(node)
-        self.unsupported.raise_if_any(self.place)
-        for output in self.loaded.graph.outputs:
+        self.unsupported.raise_if_any(self.place, self._open_values(needed))
+        for output in self.outputs:
             name = str(output.name)
             value = self.values.get(name)
             if not isinstance(value, Tensor):
@@ -160,25 +169,27 @@ class _Walk:
             value is not None and operand is None
             for value, operand in zip(node.inputs, operands, strict=True)
         )
-        standard = node.domain in STANDARD_DOMAINS
-        kind = node.op_type if standard else f"{node.domain}::{node.op_type}"
+        standard, kind = node.domain in STANDARD_DOMAINS, kind_of(node)
+        blocked = any(v is not None and v.name in self.blocked for v in node.inputs)
         results: Sequence[Value | None] = [None] * len(node.outputs)
         try:
-            if not standard:
+            if not standard and kind not in OPERATORS:
                 raise UnsupportedNodeError("not supported")
             constants = [x for x in operands if not isinstance(x, Tensor)]
             first = operands[0] if operands else None
-            if len(constants) == len(operands) and not missing:
+            if standard and len(constants) == len(operands) and not missing:
                 results = evaluate_node(node, opset, constants)
                 if node.op_type == "Constant":
                     check_finite(results[0], str(node.outputs[0].name))
             elif node.op_type in ("Shape", "Size") and isinstance(first, Tensor):
                 results = evaluate_node(node, opset, [np.empty(first.shape, np.bool_)])
-            elif node.op_type not in OPERATORS:
+            elif kind not in OPERATORS:
                 raise UnsupportedNodeError("not supported")
             elif not missing:
                 results = lower(NodeLowering(node, opset, operands, self.builder))
+                self._refuse_classes(kind, node, results)
         except (UnsupportedNodeError, MemoryError) as error:
+            blocked = True
             reason = "a tensor too large" if isinstance(error, MemoryError) else str(error)
             self.unsupported.add(kind, reason, describe(node))
             shapes = infer_shapes(node, opset, operands) if standard and not missing else None
@@ -189,16 +200,56 @@ class _Walk:
                 ]
         for output, result in zip(node.outputs, results, strict=False):
             self.values[str(output.name)] = result
+            if blocked:
+                self.blocked.add(str(output.name))
+
+    def _refuse_classes(self, kind: str, node: ir.Node, results: Sequence[Value | None]) -> None:
+        """Notes outputs that cannot be computed, unless nothing needs them."""
+        for output, result in zip(node.outputs, results, strict=False):
+            if result is None and output.name in self.used:
+                self.unsupported.add(kind, f"{output.name} is a class, not a score", describe(node))
+                self.blocked.add(str(output.name))
+
+    def _open_values(self, needed: Sequence[ir.Node]) -> list[str]:
+        """Outputs that could be compiled alone; if none, what goes into the last refused nodes."""
+
+        def is_open(value: ir.Value | None) -> bool:
+            if value is None or value.name in self.blocked or value.producer() is None:
+                return False
+            return isinstance(self.values.get(str(value.name)), Tensor)
+
+        if found := [str(v.name) for v in self.outputs if is_open(v)]:
+            return found
+        last = [n for n in needed if kind_of(n) in ENDINGS]
+        return [str(v.name) for n in last for v in n.inputs if v is not None and is_open(v)][-1:]
 
     def _placeholder(self, node: ir.Node, shape: tuple[int, ...]) -> Tensor:
         """Stands for the result of an unsupported node; the graph is thrown away in the end."""
         return self.builder.add(Input(name=self.builder.unique_name(describe(node)), shape=shape))
 
 
-def _needed_nodes(graph: ir.Graph) -> list[ir.Node]:
+def _find_outputs(loaded: LoadedModel, names: Sequence[str]) -> Sequence[ir.Value]:
+    """The values of these names that nodes make; the model's outputs if there are no names."""
+    if not names:
+        return loaded.graph.outputs
+    made = {str(v.name): v for node in loaded.graph for v in node.outputs}
+    for number, name in enumerate(names):
+        if name not in made or name in names[:number]:
+            wrong = "is asked for twice" if name in made else "is made by no node of the model"
+            declared = ", ".join(str(v.name) for v in loaded.graph.outputs)
+            raise FheCompileError(
+                "output-name",
+                f"output {name} {wrong}",
+                node=loaded.place,
+                hint=f"the outputs are: {declared}; any other value of the model can be named",
+            )
+    return [made[name] for name in names]
+
+
+def _needed_nodes(graph: ir.Graph, outputs: Sequence[ir.Value]) -> list[ir.Node]:
     """The nodes that outputs depend on, in topological order."""
     needed: set[ir.Node] = set()
-    stack = [v.producer() for v in graph.outputs]
+    stack = [v.producer() for v in outputs]
     while stack:
         node = stack.pop()
         if node is not None and node not in needed:

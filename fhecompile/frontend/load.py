@@ -146,6 +146,7 @@ def _parse(blob: bytes, place: str) -> ir.Model:
             node=place,
             hint="give a file written by torch.onnx.export, onnx.save or a similar exporter",
         )
+    _forget_maps(proto.graph)
     try:
         return ir.serde.deserialize_model(proto)
     except Exception as error:  # onnx-ir raises many kinds on malformed graphs
@@ -155,6 +156,16 @@ def _parse(blob: bytes, place: str) -> ir.Model:
             node=place,
             hint="check the file with onnx.checker.check_model and export it again",
         ) from error
+
+
+def _forget_maps(graph: onnx.GraphProto) -> None:
+    """Takes off types that onnx-ir does not read; outputs of scikit-learn's models are maps."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kind = value.type
+        while kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+            kind = getattr(kind, kind.WhichOneof("value")).elem_type
+        if kind.HasField("map_type"):
+            value.ClearField("type")
 
 
 def _first_line(error: BaseException) -> str:

@@ -205,6 +205,15 @@ class NodeLowering:
         """An attribute that is a list of integers."""
         return self.attribute(name, tuple(default))
 
+    def floats(self, name: str, default: float | None = None) -> FloatArray:
+        """An attribute that is a list of numbers; the default, if any, where it is missing."""
+        attribute = self.node.attributes.get(name)
+        if attribute is None and default is not None:
+            return np.array([default])
+        if attribute is None or attribute.type != ir.AttributeType.FLOATS:
+            self.invalid(f"attribute {name} is not of type FLOATS")
+        return np.array(attribute.value, np.float64)
+
     def axes(self, index: int, rank: int) -> tuple[int, ...] | None:
         """Axes from the attribute `axes` or operand `index`, made non-negative; None: not given."""
         if self.has_input(index):

@@ -1,13 +1,18 @@
-"""The supported operators: ONNX type -> lowering. One entry each."""
+"""The supported operators: ONNX type -> lowering. One entry each.
+
+A type of another domain than the standard one has that before it: `ai.onnx.ml::Scaler`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
 from onnx import defs
 
 from fhecompile.frontend import operators_activation as activation
+from fhecompile.frontend import operators_classical as classical
 from fhecompile.frontend import operators_elementwise as elementwise
 from fhecompile.frontend import operators_function as function
 from fhecompile.frontend import operators_matrix as matrix
@@ -18,14 +23,14 @@ from fhecompile.frontend import operators_reduce as reduce
 from fhecompile.frontend import operators_resize as resize
 from fhecompile.frontend import operators_softmax as softmax
 from fhecompile.frontend import operators_window as window
-from fhecompile.frontend.load import OPSETS
+from fhecompile.frontend.load import OPSETS, STANDARD_DOMAINS
 from fhecompile.frontend.lowering import NodeLowering, UnsupportedNodeError, Value
 from fhecompile.frontend.operators_columns import MAX_ENTRIES, lower_by_columns
 from fhecompile.frontend.operators_einsum import lower_einsum
 from fhecompile.frontend.products import MAX_PRODUCTS
 from fhecompile.frontend.unsupported import SUGGESTIONS
 
-Lowering = Callable[[NodeLowering], "Value | list[Value]"]
+Lowering = Callable[[NodeLowering], "Value | list[Value] | list[Value | None]"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Operator:
     """A supported operator.
 
     Args:
-        lower: makes the node's outputs.
+        lower: makes the node's outputs; None for one that cannot be computed.
         text: what of it is supported and what is not, beyond its definition; empty: all of it.
         since: the first version of the standard operator set whose definition is understood.
     """
@@ -167,6 +172,14 @@ OPERATORS: dict[str, Operator] = {
     "Unsqueeze": Operator(move.lower_move, MOVED),
     "Upsample": Operator(resize.lower_upsample, "nearest and linear; the scales are constant"),
     "Where": Operator(move.lower_move, "the condition is constant", 9),
+    "ai.onnx.ml::LinearClassifier": Operator(
+        classical.lower_linear_classifier,
+        f"the scores, not the class; post_transform NONE, or LOGISTIC {FITTED}",
+    ),
+    "ai.onnx.ml::LinearRegressor": Operator(
+        classical.lower_linear_regressor, "post_transform NONE"
+    ),
+    "ai.onnx.ml::Scaler": Operator(classical.lower_scaler),
 }
 
 
@@ -197,11 +210,17 @@ def describe_operators() -> list[OperatorEntry]:
     return supported + [OperatorEntry(name, False, 0, SUGGESTIONS[name]) for name in refused]
 
 
-def lower(call: NodeLowering) -> Sequence[Value]:
-    """The node's outputs; its type must be in `OPERATORS`."""
-    kind, opset = call.node.op_type, call.opset
+def kind_of(node: ir.Node) -> str:
+    """The node's type as `OPERATORS` has it."""
+    standard = node.domain in STANDARD_DOMAINS
+    return node.op_type if standard else f"{node.domain}::{node.op_type}"
+
+
+def lower(call: NodeLowering) -> Sequence[Value | None]:
+    """The node's outputs, None for one that cannot be computed; its type must be in `OPERATORS`."""
+    kind, opset = kind_of(call.node), call.opset
     operator = OPERATORS[kind]
-    if not defs.has(kind, max_inclusive_version=opset):
+    if "::" not in kind and not defs.has(kind, max_inclusive_version=opset):
         raise UnsupportedNodeError(f"no operator of opset {opset}")
     if opset < operator.since:
         raise UnsupportedNodeError(f"supported from opset {operator.since} on, this is {opset}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fhecompile.errors import FheCompileError
@@ -24,6 +25,8 @@ FLOATING = "export the network in floating point, before it is quantised"
 SMALLER = (
     "multiply by constant weights, or take smaller matrices: fewer tokens, fewer or narrower heads"
 )
+CLASSES = "take the scores (--output-name); their largest is found after decryption"
+RAW_SCORES = "export it with options={id(classifier): {'raw_scores': True}}"
 GENERIC = "rewrite the network with supported operators, or take it off the exported model"
 
 SUGGESTIONS = {
@@ -84,7 +87,18 @@ SUGGESTIONS = {
     ),
     "Pow": "use an integer exponent from -64 to 64, 0.5 or -0.5",
     **dict.fromkeys(("MatMul", "Gemm", "Einsum"), SMALLER),
+    **dict.fromkeys(("ai.onnx.ml::ArrayFeatureExtractor", "ai.onnx.ml::ZipMap"), CLASSES),
+    "ai.onnx.ml::LinearClassifier": (
+        f"{RAW_SCORES} and take those (--output-name); their largest is found after decryption"
+    ),
+    "ai.onnx.ml::Normalizer": RAW_SCORES,
+    **dict.fromkeys(
+        ("ai.onnx.ml::TreeEnsembleClassifier", "ai.onnx.ml::TreeEnsembleRegressor"), COMPARED
+    ),
 }
+
+# What stands at the end of a model, so that one without it is still what was asked for.
+ENDINGS = [name for name, text in SUGGESTIONS.items() if text in (AFTER_DECRYPTION, CLASSES)]
 
 
 @dataclass
@@ -97,8 +111,13 @@ class UnsupportedNodes:
         """Notes one node."""
         self.groups.setdefault((op_type, reason), []).append(node)
 
-    def raise_if_any(self, place: str) -> None:
-        """Raises one `unsupported-operators` error that names every group."""
+    def raise_if_any(self, place: str, others: Sequence[str]) -> None:
+        """Raises one `unsupported-operators` error that names every group.
+
+        Args:
+            place: the model.
+            others: values that could be compiled instead.
+        """
         if not self.groups:
             return
         lines, hints = [], []
@@ -107,6 +126,9 @@ class UnsupportedNodes:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             lines.append(f"  {len(names)} x {op_type}: {reason} ({shown})")
             hints.append(f"{op_type}: {SUGGESTIONS.get(op_type, GENERIC)}")
+        if others:
+            chosen = " ".join(f"--output-name {name}" for name in others)
+            hints.append(f"{chosen} leaves out what cannot be compiled")
         noun = "node" if total == 1 else "nodes"
         raise FheCompileError(
             "unsupported-operators",

@@ -3,6 +3,7 @@
 [digits_mlp]                          # the model file's stem
 calibration = "digits_calibration.npz"    # relative to this file; file.npz:array for one array
 precision_bits = 8
+outputs = ["logits"]                  # what of the model is compiled, by default all its outputs
 multiplicative_depth = 5              # this and the others: maxima, each optional
 levels = 3
 bootstraps = 0
@@ -31,6 +32,7 @@ else:
     import tomli as tomllib
 
 MIB = 1 << 20
+KINDS = {"calibration": "a text", "outputs": "a list of texts"}  # of keys; others are numbers
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ class Budget:
     plan_mib: float | None = None
     calibration: str | None = None
     precision_bits: float = 8.0
+    outputs: tuple[str, ...] = ()
 
 
-LIMITS = tuple(f.name for f in fields(Budget) if f.name not in ("calibration", "precision_bits"))
+SETTINGS = ("calibration", "precision_bits", "outputs")
+LIMITS = tuple(f.name for f in fields(Budget) if f.name not in SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,20 @@ def _budget(path: Path, name: str, entry: Any) -> Budget:
             raise _wrong(
                 path, f"[{name}] has the unknown key {key}", f"keys are: {', '.join(sorted(known))}"
             )
-        wanted: type | tuple[type, ...] = str if key == "calibration" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            kind = "a text" if key == "calibration" else "a number"
+        if not _fits(key, value):
+            kind = KINDS.get(key, "a number")
             raise _wrong(path, f"[{name}] {key} is not {kind}")
     if "calibration" in entry:
         entry = {**entry, "calibration": str(path.absolute().parent / entry["calibration"])}
-    return Budget(**entry)
+    return Budget(**{**entry, "outputs": tuple(entry.get("outputs", ()))})
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key == "calibration":
+        return isinstance(value, str)
+    if key == "outputs":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _wrong(path: Path, reason: str, hint: str = "") -> FheCompileError:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
-from models.zoo.large_digits import enlarge_digits
-from models.zoo.square_networks import SQUARE_NETWORKS, build_square_network
-
-FOLDER = Path(__file__).parents[1]
-CALIBRATION_SEED, TEST_SEED = 0, 1
-
-
-def large_digits(part: str) -> NDArray[np.float32]:
-    """The enlarged digits of the "calibration" or "test" set."""
-    with np.load(FOLDER / f"digits_{part}.npz") as data:
-        return enlarge_digits(data["image"], TEST_SEED if part == "test" else CALIBRATION_SEED)
+from models.zoo.catalogue import CATALOGUE, FOLDER, SHIPPED, shipped_path
+from models.zoo.samples import load_samples
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,25 +23,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="the names of all networks")
     for name, text in (
         ("export", "write the ONNX file of a network"),
-        ("data", "write its samples: `image` to calibrate with, `test` and `label` to test"),
+        (
+            "data",
+            "write its samples: the input's name to calibrate with, `test` and `label` to test",
+        ),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("network", choices=list(SQUARE_NETWORKS), metavar="NAME")
-        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("network", choices=list(CATALOGUE), metavar="NAME")
+        command.add_argument("--out", type=Path, required=True, help="file to write")
+    command = commands.add_parser("train", help="train shipped networks anew")
+    command.add_argument("network", nargs="*", metavar="NAME")
+    command.add_argument("--out", type=Path, default=FOLDER, help="folder to write to")
+    command.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.command == "train" and (unknown := {*options.network} - {*SHIPPED}):
+        parser.error(f"not trained here: {', '.join(sorted(unknown))}")
     if options.command == "list":
-        print("\n".join(SQUARE_NETWORKS))
+        for name, entry in CATALOGUE.items():
+            print(f"{name:16} {entry.samples}")
     elif options.command == "export":
-        model = build_square_network(options.network, large_digits("calibration"))
-        onnx.save(model, options.out)
-        print(f"{options.out.name}: {options.out.stat().st_size} bytes")
+        _export(options.network, options.out)
+    elif options.command == "data":
+        _write_data(options.network, options.out)
     else:
-        with np.load(FOLDER / "digits_test.npz") as data:
-            label = data["label"]
-        image, test = large_digits("calibration"), large_digits("test")
-        np.savez_compressed(options.out, image=image, test=test, label=label)
-        print(f"{options.out.name}: {len(image)} samples to calibrate, {len(test)} to test")
+        _train(options.network or SHIPPED, options.out, options.seed)
     return 0
+
+
+def _export(name: str, out: Path) -> None:
+    if CATALOGUE[name].made_by == "seed":
+        import onnx
+
+        from models.zoo.square_networks import build_square_network
+
+        images = load_samples(CATALOGUE[name].samples).calibration
+        onnx.save(build_square_network(name, images), out)
+    else:
+        shutil.copyfile(shipped_path(name), out)
+    print(f"{out.name}: {out.stat().st_size} bytes")
+
+
+def _write_data(name: str, out: Path) -> None:
+    samples = load_samples(CATALOGUE[name].samples)
+    calibration: dict[str, Any] = {CATALOGUE[name].input: samples.calibration}
+    np.savez_compressed(out, **calibration, test=samples.test, label=samples.label)
+    print(
+        f"{out.name}: {len(samples.calibration)} samples to calibrate, {len(samples.test)} to test"
+    )
+
+
+def _train(names: Sequence[str], folder: Path, seed: int) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if CATALOGUE[name].made_by == "sklearn":
+            from models.zoo import pipelines
+
+            measured = pipelines.train(name, folder)
+        else:
+            from models.zoo import train
+
+            measured = train.train(name, folder, seed)
+        what = "accuracy" if CATALOGUE[name].classifies else "mean |error|"
+        print(f"{name}.onnx: {what} {measured:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Digits of 28 x 28 pixels, made from scikit-learn's of 8 x 8: a stand-in for MNIST.
 
 A digit (values in [-1, 1]) is enlarged to 22 x 22 by cubic splines, put on a dark field at a place
-that differs from the middle by up to two pixels, and noise of standard deviation `NOISE` is added:
+that differs from the middle by up to two pixels, noise of standard deviation `NOISE` is added, and
+the result rounded to 128 steps, so that files of them are small:
 
-    y = clip(place(zoom(x)) + NOISE n, -1, 1)
+    y = round(64 clip(place(zoom(x)) + NOISE n, -1, 1)) / 64
 
 Everything comes from the seed, so nothing but the digits has to be kept.
 """
@@ -30,4 +31,4 @@ def enlarge_digits(images: NDArray[np.float32], seed: int = 0) -> NDArray[np.flo
         zoomed = ndimage.zoom(image.astype(np.float64), factor, order=3)
         field[row : row + ENLARGED, column : column + ENLARGED] = zoomed
     large += NOISE * random.standard_normal(large.shape)
-    return np.clip(large, -1.0, 1.0).astype(np.float32)
+    return (np.rint(64 * np.clip(large, -1.0, 1.0)) / 64).astype(np.float32)

@@ -63,8 +63,8 @@ class SquareNetwork:
         rows = sliding_window_view(x, kernel, axis=2)[:, :, ::stride]
         windows = sliding_window_view(rows, kernel, axis=3)[:, :, :, ::stride]
         weight, bias = self._draw((channels, x.shape[1], kernel, kernel))
-        products = np.tensordot(windows, weight, axes=((1, 4, 5), (1, 2, 3)))
-        weight, bias = self._scale(np.moveaxis(products, -1, 1), weight, bias, (-1, 1, 1))
+        products = np.einsum("nchwij,ocij->nohw", windows, weight, optimize=True)
+        weight, bias = self._scale(products, weight, bias, (-1, 1, 1))
         pads, strides = [padding] * 4, [stride] * 2
         self._add("Conv", {"weight": weight, "bias": bias}, pads=pads, strides=strides)
 

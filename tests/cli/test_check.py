@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.cli.conftest import Call
@@ -39,6 +40,16 @@ def test_kept(call: Call, model: Path) -> None:
     }
     assert list(limits)[-1] == "plan_mib" and len(limits) == 7
     assert not model.with_suffix(".fheplan").exists()
+
+
+def test_a_chosen_output(call: Call, model: Path) -> None:
+    """The value before the last layer has a level less."""
+    source = onnx.load(model)
+    value = next(n for n in source.graph.node if n.name == "last").input[0]
+    budget = write_budget(
+        model.parent, f'[small]\noutputs = ["{value}"]\nmultiplicative_depth = 2\n'
+    )
+    assert call("check", model, "--budget", budget).code == 0
 
 
 def test_broken_shows_the_deepest_path(call: Call, model: Path) -> None:
@@ -86,6 +97,8 @@ def test_cryptofacenet4_keeps_its_budget(call: Call) -> None:
         ('[small]\nlevels = "3"\n', "[small] levels is not a number [budget-file]\n"),
         ("[small]\nlevels = true\n", "[small] levels is not a number [budget-file]\n"),
         ("[small]\ncalibration = 3\n", "[small] calibration is not a text [budget-file]\n"),
+        ('[small]\noutputs = "y"\n', "[small] outputs is not a list of texts [budget-file]\n"),
+        ("[small]\noutputs = [1]\n", "[small] outputs is not a list of texts [budget-file]\n"),
         ("small = 3\n", "small is not a table [budget-file]\n  hint: write [small]"),
         ("[small\n", "is not TOML: "),
     ],

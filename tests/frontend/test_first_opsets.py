@@ -118,7 +118,7 @@ def evaluator(blob: bytes, samples: dict[str, Any]) -> dict[str, Any]:
     return {"y0": np.stack(runs)}
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", [name for name in OPERATORS if "::" not in name])
 def test_first_opset(agrees: Agrees, name: str) -> None:
     small, opset = NODES[name], OPERATORS[name].since
     inputs = {f"x{i}": shape for i, shape in enumerate(small.inputs)}

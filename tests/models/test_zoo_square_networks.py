@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import runtime
 from fhecompile.compile import compile
-from models.zoo.__main__ import large_digits, main
+from models.zoo.__main__ import main
 from models.zoo.large_digits import enlarge_digits
+from models.zoo.samples import load_samples
 from models.zoo.square_networks import SQUARE_NETWORKS, build_square_network
 
 # Weights and biases of the layers as the papers give them, and a batch norm's four per channel.
@@ -26,9 +28,13 @@ PARAMETERS = {
 }
 
 
+def calibration() -> NDArray[np.float32]:
+    return load_samples("large_digits").calibration
+
+
 @functools.cache
 def build(name: str) -> onnx.ModelProto:
-    return build_square_network(name, large_digits("calibration"))
+    return build_square_network(name, calibration())
 
 
 @pytest.mark.parametrize("name", SQUARE_NETWORKS)
@@ -45,7 +51,7 @@ def test_no_value_is_far_from_one(name: str) -> None:
     names = [output.name for output in session.get_outputs()]
     assert len(names) == len(model.graph.node)
     peaks = dict.fromkeys(names, 0.0)
-    for image in large_digits("calibration"):
+    for image in calibration():
         for value, found in zip(names, session.run(None, {"image": image[None]}), strict=True):
             peaks[value] = max(peaks[value], float(np.abs(found).max()))
     for value, peak in peaks.items():
@@ -75,7 +81,7 @@ def test_plan_agrees_with_onnx_runtime(name: str, depth: int, tmp_path: Path) ->
 
 
 def test_the_seed_gives_the_weights() -> None:
-    images = large_digits("calibration")
+    images = calibration()
     assert build_square_network("lola", images) == build("lola")
     assert build_square_network("lola", images, seed=1) != build("lola")
 
@@ -95,15 +101,3 @@ def test_large_digits_are_the_digits() -> None:
             field[r : r + 22, c : c + 22][::3, ::3] for r in range(1, 6) for c in range(1, 6)
         ]
         assert min(np.abs(p - image).mean() for p in patches) < 0.08
-
-
-def test_list_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
-    assert set(SQUARE_NETWORKS) <= set(capsys.readouterr().out.split())
-
-
-def test_unknown_network(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["export", "lenet", "--out", "x.onnx"])
-    assert stop.value.code == 2
-    assert "invalid choice: 'lenet'" in capsys.readouterr().err
