@@ -2,10 +2,8 @@
 # what starts it.
 PYTHON ?= python3
 BIN := .venv/bin
-# Products of encrypted matrices are not compiled.
-REFUSED := models/zoo/transformer.onnx
 # The last place is optional data beside the checkout.
-MODELS = $(wildcard models/*.onnx) $(filter-out $(REFUSED),$(wildcard models/zoo/*.onnx)) $(wildcard ../shared/data/cryptofacenet4/*.onnx)
+MODELS = $(wildcard models/*.onnx) $(wildcard models/zoo/*.onnx) $(wildcard ../shared/data/cryptofacenet4/*.onnx)
 # Extra arguments of pytest: make test ARGS='-m "not full_size"'
 ARGS ?=
 # The tests that need torch are those that ask for it (-z: also across a line break).

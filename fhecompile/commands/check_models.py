@@ -24,7 +24,6 @@ def check_command(
     models: Sequence[Path], budget: Path, as_json: bool, verbose: bool, quiet: bool
 ) -> int:
     """Holds models to their budgets; exit code 1 when one is broken."""
-    from fhecompile.options import CompileOptions
     from fhecompile.plan.summary import summarise
     from fhecompile.report import budgets
     from fhecompile.report.tables import budget_table, path_table
@@ -34,8 +33,7 @@ def check_command(
     wanted = [(model, budgets.find_budget(entries, model, budget)) for model in models]
     answers: list[dict[str, Any]] = []
     for model, entry in wanted:
-        options = CompileOptions(precision_bits=entry.precision_bits, outputs=entry.outputs)
-        compilation = compile_shown(screen, model, entry.calibration, options)
+        compilation = compile_shown(screen, model, entry.calibration, entry.options())
         lines = budgets.compare(entry, summarise(compilation.plan))
         path = budgets.deepest_path(compilation.program.graph)
         kept = all(line.kept for line in lines)

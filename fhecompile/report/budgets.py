@@ -3,6 +3,7 @@
 [digits_mlp]                          # the model file's stem
 calibration = "digits_calibration.npz"    # relative to this file; file.npz:array for one array
 precision_bits = 8
+activation_error = 0.05               # of fitted functions, by default part of precision_bits
 outputs = ["logits"]                  # what of the model is compiled, by default all its outputs
 multiplicative_depth = 5              # this and the others: maxima, each optional
 levels = 3
@@ -24,6 +25,7 @@ from typing import Any
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.tensor import TensorGraph
+from fhecompile.options import CompileOptions
 from fhecompile.plan.summary import PlanSummary
 
 if sys.version_info >= (3, 11):
@@ -48,10 +50,19 @@ class Budget:
     plan_mib: float | None = None
     calibration: str | None = None
     precision_bits: float = 8.0
+    activation_error: float | None = None
     outputs: tuple[str, ...] = ()
 
+    def options(self) -> CompileOptions:
+        """What the model is compiled with."""
+        return CompileOptions(
+            precision_bits=self.precision_bits,
+            activation_error=self.activation_error,
+            outputs=self.outputs,
+        )
 
-SETTINGS = ("calibration", "precision_bits", "outputs")
+
+SETTINGS = ("calibration", "precision_bits", "activation_error", "outputs")
 LIMITS = tuple(f.name for f in fields(Budget) if f.name not in SETTINGS)
 
 

@@ -33,8 +33,7 @@ def compile_network(name: str, **options: Any) -> Plan:
     return compile(
         shipped_path(name),
         calibration=budget.calibration,
-        precision_bits=budget.precision_bits,
-        outputs=budget.outputs,
+        options=budget.options(),
         **options,
     )
 
