@@ -11,14 +11,16 @@ constants) and the best and the median of `--runs` further ones; errors are agai
 | tenseal_cnn | TenSEAL |
 
 Limits are what the project promises of 2 cores: GB, and seconds from the second image on; the first
-image may take three times as many. Compiling may take 10 s, the error 1e-3. Exit code 1 when one is
-exceeded.
+image may take three times as many. Compiling may take 10 s, the error 1e-3, and every class must be
+ONNX Runtime's; relu is approximated, as the budget of its network says, so that there only classes
+count. Exit code 1 when a limit is exceeded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -29,6 +31,10 @@ from typing import Any
 
 import numpy as np
 
+import models
+from fhecompile.options import CompileOptions
+from fhecompile.report.budgets import read_budgets
+
 LIMITS: dict[str, tuple[float, float]] = {  # seconds per image, GB
     "mlp_square": (0.4, 1.0),
     "lola": (0.25, 1.0),
@@ -36,10 +42,12 @@ LIMITS: dict[str, tuple[float, float]] = {  # seconds per image, GB
     "digits_relu_mlp": (0.25, 1.0),
     "tenseal_cnn": (0.3, 1.0),
 }
+FITTED = {"digits_relu_mlp"}
 COMPILE_SECONDS = 10.0
 FIRST_IMAGES = 3.0
 LARGEST_ERROR = 1e-3
-PRECISION_BITS = 10.0  # of outputs up to 1
+SQUARE = CompileOptions(precision_bits=10.0)  # of outputs up to 1
+BUDGETS = Path(models.__file__).parent / "budgets.toml"
 CACHE_BYTES = 3 << 30
 
 
@@ -67,7 +75,8 @@ def main() -> int:
                 ("compile_seconds", COMPILE_SECONDS),
                 ("first_seconds", FIRST_IMAGES * seconds),
                 ("median_seconds", seconds),
-                ("largest_error", LARGEST_ERROR),
+                ("largest_error", math.inf if name in FITTED else LARGEST_ERROR),
+                ("other_classes", 0),
                 ("peak_gb", gigabytes),
             )
             if report[key] > limit
@@ -83,7 +92,6 @@ def measure(name: str, runs: int) -> dict[str, Any]:
     """Compiles and runs one network; times in seconds."""
     from fhecompile.compile import compile_model
     from fhecompile.frontend.reference import run_reference
-    from fhecompile.options import CompileOptions
     from models.zoo.__main__ import main as zoo
     from runtime import InferenceSession
     from runtime.machine import peak_bytes
@@ -99,7 +107,8 @@ def measure(name: str, runs: int) -> dict[str, Any]:
         with np.load(data) as arrays:
             calibration, images = arrays["image"], arrays["test"][: runs + 1]
         started = time.perf_counter()
-        options = CompileOptions(precision_bits=PRECISION_BITS)
+        budgets = read_budgets(BUDGETS)
+        options = budgets[name].options() if name in budgets else SQUARE
         plan = compile_model(model, calibration, options).plan
         compiled = time.perf_counter() - started
         (tensor,) = plan.program.inputs
@@ -107,7 +116,7 @@ def measure(name: str, runs: int) -> dict[str, Any]:
             next(iter(run_reference(model, {tensor.name: image.reshape(tensor.shape)}).values()))
             for image in images
         ]
-    seconds, whole, errors = [], [], []
+    seconds, whole, errors, others = [], [], [], 0
     with InferenceSession(plan, "encrypt", cache_constants=CACHE_BYTES) as session:
         for image, wanted in zip(images, expected, strict=True):
             started = time.perf_counter()
@@ -115,6 +124,7 @@ def measure(name: str, runs: int) -> dict[str, Any]:
             whole.append(time.perf_counter() - started)
             seconds.append(session.timings.evaluate)
             errors.append(float(np.abs(output - wanted).max()))
+            others += int(np.argmax(output) != np.argmax(wanted))
         keygen = session.timings.keygen
         peak = peak_bytes()
     p = plan.parameters
@@ -128,6 +138,7 @@ def measure(name: str, runs: int) -> dict[str, Any]:
         "median_with_client_seconds": statistics.median(whole[1:]),
         "reference_rotation_seconds": reference_rotation(),
         "largest_error": max(errors),
+        "other_classes": others,
         "peak_gb": peak / 1e9,
         "parameters": f"2^{p.ring_dimension.bit_length() - 1}, {p.levels} x {p.prime_bits} bits",
     }

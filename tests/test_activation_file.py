@@ -124,8 +124,8 @@ def test_the_last_pattern_counts() -> None:
         (FunctionOptions(function="composite"), "by degree 7, 15, 15, depth 12"),
         (FunctionOptions(error=1e-4), "by degree 15, 15, 15, 15, depth 17"),
         (FunctionOptions((-2.0, 2.0), degree=200), "on -2 to 2 by degree 126, depth 7"),
-        (FunctionOptions(function="weighted"), "by degree 127, depth 7"),
-        (FunctionOptions(function="minimax"), "by degree 127, depth 7"),
+        (FunctionOptions(function="weighted"), "by degree 126, depth 7"),
+        (FunctionOptions(function="minimax"), "by degree 126, depth 7"),
     ],
 )
 def test_single_functions(options: FunctionOptions, text: str) -> None:

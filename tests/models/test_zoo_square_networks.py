@@ -68,7 +68,7 @@ def test_plan_agrees_with_onnx_runtime(name: str, depth: int, tmp_path: Path) ->
     assert main(["export", name, "--out", str(model)]) == 0
     assert onnx.load(model) == build(name)
     assert main(["data", name, "--out", str(samples)]) == 0
-    plan = compile(model, calibration=samples)
+    plan = compile(model, calibration=samples, precision_bits=12)
     assert plan.program.prediction.multiplicative_depth == depth
     with np.load(samples) as data:
         x, label = data["test"][:20], data["label"]
