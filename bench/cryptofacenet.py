@@ -1,6 +1,6 @@
 """CryptoFaceNet at full size: evaluate time, the reference rotation, memory and where time goes.
 
-    python bench/cryptofacenet.py MODEL.onnx --samples samples.npz [--precision-bits 8] [--runs 3]
+    python bench/cryptofacenet.py MODEL.onnx --samples samples.npz [--precision-bits 10] [--runs 3]
                                   [--images K] [--batch B] [--cache-constants SIZE]
 
 `samples.npz` holds `images`; one image is encrypted and evaluated `--runs` times with the same
@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--samples", type=Path, required=True)
-    parser.add_argument("--precision-bits", type=float, default=8.0)
+    parser.add_argument("--precision-bits", type=float, default=10.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--passes", default="")
     parser.add_argument("--images", type=int, default=1, metavar="K")

@@ -19,8 +19,9 @@ from __future__ import annotations
 import math
 
 SIGMA = 3.19
-# The largest of a few hundred normally distributed errors is about four standard deviations.
-PEAK_TO_RMS = 4.0
+# The largest of a few hundred normally distributed errors is about three and a half standard
+# deviations; predicted ones are up to a third too small (measured: CryptoFaceNet4, with masks).
+PEAK_TO_RMS = 5.0
 
 
 def encode_error(ring_dimension: int) -> float:

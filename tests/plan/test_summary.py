@@ -103,7 +103,7 @@ def test_description_is_plain(plan: Plan, summary: PlanSummary) -> None:
 
 def test_errors_promised_and_predicted(plan: Plan, summary: PlanSummary) -> None:
     """What is of fitted functions, of noise, and what both together may be."""
-    given = {"error": 0.25, "output_range": 64.0, "allowed_error": 4.0}
+    given = {"error": 0.2, "output_range": 64.0, "allowed_error": 4.0}
     for fitted, text in (
         (0.0, "1.0e+00 at most on outputs up to 64 (6.0 bits), promised 4.0e+00: 1.0e+00 of noise"),
         (
