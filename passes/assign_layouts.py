@@ -16,8 +16,10 @@ With n layers that rescale and k masks the predicted error grows by
 
 and masks are used as long as the precision asked for is met with it; none may follow on another.
 
-What only a client reads uses imaginary parts and is never spilled. `complex=false` turns imaginary
-parts off, `spill=false` spills.
+What only a client reads uses imaginary parts and is never spilled; nor is what is multiplied with
+itself more than once, as in a polynomial of high degree: what stands in holes is in no range, and
+its powers would drown the values in the noise of the constants that remove them. `complex=false`
+turns imaginary parts off, `spill=false` spills.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.ckks.slot_mask import mask_factor, order_for
 from fhecompile.errors import InternalError
+from fhecompile.ir.depth import measure_powers
 from fhecompile.ir.placement import free_bits, input_layouts, result_layouts
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.relations import Relation, relations
@@ -142,6 +145,7 @@ class _Search:
         self.precision = program.options.precision_bits
         self.mask_order = order_for(2.0 ** -(self.precision + 6.0))
         self.classes = layout_classes(self.graph)
+        self.powers = measure_powers(self.graph, self.classes)
         self.template = ""  # the value that is to be a template
         if program.options.match == "gallery":
             self.template = self.graph.outputs()[0].inputs[0]
@@ -221,7 +225,7 @@ class _Search:
         if node.name not in self.followed:
             self.followed[node.name] = relations(node.maps[0], node.shape, source.shape)
         found = result_layouts(node, self.followed[node.name], source, parts)
-        if self.options.spill and self._may_spill(users):
+        if self.options.spill and self.powers[node.name] <= 1 and self._may_spill(users):
             for layout in list(found):
                 found += [replace(layout, spill=bit) for bit in free_bits(layout)[:2]]
         return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fhecompile.ir.tensor import Node, TensorGraph, node_depth
+from fhecompile.ir.tensor import Mul, Node, Poly, TensorGraph, node_depth
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,18 @@ def measure_depth(graph: TensorGraph) -> DepthReport:
             path.append(name)
         name = deepest[name]
     return DepthReport(depth, tuple(reversed(path)))
+
+
+def measure_powers(graph: TensorGraph, classes: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Per value the most products of values on a path inside of its class.
+
+    Args:
+        classes: per value those that are connected with it by elementwise operations.
+    """
+    found: dict[str, int] = {}
+    for node in graph:
+        own = classes[node.name][0]
+        inside = [found[name] for name in node.inputs if classes[name][0] == own]
+        is_product = isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1)
+        found[node.name] = max(inside, default=0) + is_product
+    return {name: max(found[other] for other in classes[name]) for name in found}
