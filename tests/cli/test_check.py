@@ -80,15 +80,6 @@ def test_shipped_models_keep_their_budgets(call: Call) -> None:
         assert {line["name"] for line in entry["limits"]} >= {"multiplicative_depth", "levels"}
 
 
-@pytest.mark.shared_data
-def test_cryptofacenet4_keeps_its_budget(call: Call) -> None:
-    path = ROOT.parent / "shared" / "data" / "cryptofacenet4" / "cryptofacenet4.onnx"
-    if not path.exists():
-        pytest.skip("../shared/data/cryptofacenet4 is not there")
-    done = call("check", path, "--budget", ROOT / "models" / "budgets.toml")
-    assert done.code == 0, done.err + done.out
-
-
 @pytest.mark.parametrize(
     ("text", "error"),
     [
