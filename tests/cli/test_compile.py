@@ -194,9 +194,18 @@ sys.exit(main([sys.argv[1]]))
 """
 
 
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with interrupts ignored, and so are the tests'."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupt(model: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(model)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", SLOW, str(model)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=heed_interrupts,
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "started\n"

@@ -32,12 +32,18 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with interrupts ignored, and so are the tests'."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupt(made: Files) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, str(made.plan), "--input", str(made.inputs), *CLEAR],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=heed_interrupts,
     )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("warning: ")
