@@ -55,6 +55,8 @@ for (const [kind, name] of [["enrol", "name"], ["verify", "who"], ["identify", n
 
 async function readPeople() {
   const { templates } = await ask("GET", "api/templates");
+  // Drawn again only when it has changed: a button that is being clicked must not be replaced.
+  if (JSON.stringify(templates) === JSON.stringify(people)) return enable();
   people = templates;
   $("no-people").hidden = people.length > 0;
   const before = $("who").value;
