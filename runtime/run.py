@@ -197,51 +197,37 @@ def _first(feeds: Arrays, plan: Plan, samples: int | None) -> Arrays:
 def _reference(
     path: Path, plan: Plan, tensors: Sequence[NDArray[np.float64]]
 ) -> list[NDArray[np.float64]]:
-    """The model's outputs, in the plan's order, each of shape (samples, elements)."""
+    """The model's values called like the plan's outputs, each of shape (samples, elements)."""
+    if not path.is_file():
+        raise FheCompileError("no-such-file", "there is no such file", node=str(path))
+    inputs, outputs = plan.program.inputs, plan.program.outputs
+    samples = {info.name: x for info, x in zip(inputs, tensors, strict=True)}
     try:
-        import onnxruntime
+        from fhecompile.frontend.reference import run_reference_samples
+
+        values = run_reference_samples(path, samples, [info.name for info in outputs])
     except ImportError as error:
         raise FheCompileError(
             "onnxruntime-missing",
-            "--reference needs onnxruntime, which is not installed",
-            hint="pip install onnxruntime, or leave --reference out",
+            f"--reference needs {error.name}, which is not installed",
+            hint=f"pip install {error.name}, or leave --reference out",
             exit_code=EXIT_ENVIRONMENT,
         ) from error
-    if not path.is_file():
-        raise FheCompileError("no-such-file", "there is no such file", node=str(path))
-    try:
-        quiet = onnxruntime.SessionOptions()
-        quiet.log_severity_level = 3
-        model = onnxruntime.InferenceSession(str(path), quiet, providers=["CPUExecutionProvider"])
-        kinds = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
-        arguments = [(x.name, kinds.get(x.type, np.float32)) for x in model.get_inputs()]
-        declared, wanted = (
-            [x.name for x in xs] for xs in (model.get_outputs(), plan.program.outputs)
-        )
-        names = wanted if {*wanted} <= {*declared} else None
-        rows = []
-        for sample in zip(*tensors, strict=True):
-            feeds = {
-                name: value.astype(kind)
-                for (name, kind), value in zip(arguments, sample, strict=True)
-            }
-            rows.append([np.ravel(y).astype(np.float64) for y in model.run(names, feeds)])
-    except Exception as error:  # onnxruntime raises its own kinds, all plain Exceptions
-        raise FheCompileError(
-            "reference-failed",
-            f"ONNX Runtime cannot run it: {str(error).splitlines()[0]}",
-            node=str(path),
-            hint="give the ONNX file the plan was compiled from",
-        ) from error
-    expected = [np.stack(column) for column in zip(*rows, strict=True)]
-    if [y.shape[1] for y in expected] != [math.prod(o.shape) for o in plan.program.outputs]:
-        raise FheCompileError(
-            "reference-failed",
-            "its outputs are not the plan's",
-            node=str(path),
-            hint="give the ONNX file the plan was compiled from",
-        )
+    except FheCompileError as error:
+        raise _no_reference(path, error.reason) from error
+    expected: list[NDArray[np.float64]] = [
+        np.asarray(y, np.float64).reshape(len(y), -1) for y in values.values()
+    ]
+    for info, y in zip(outputs, expected, strict=True):
+        if y.shape[1] != math.prod(info.shape):
+            wrong = f"its {info.name} has {y.shape[1]} values, the plan's {math.prod(info.shape)}"
+            raise _no_reference(path, wrong)
     return expected
+
+
+def _no_reference(path: Path, reason: str) -> FheCompileError:
+    hint = "give the ONNX file the plan was compiled from"
+    return FheCompileError("reference-failed", reason, node=str(path), hint=hint)
 
 
 def _errors(outputs: Arrays, expected: list[NDArray[np.float64]] | None) -> dict[str, float | None]:

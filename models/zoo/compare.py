@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from fhecompile.compile import compile
+from fhecompile.frontend.reference import run_reference_samples
 from fhecompile.plan import Plan
 from fhecompile.report.budgets import read_budgets
 from models.zoo.catalogue import CATALOGUE, FOLDER, SHIPPED, shipped_path
@@ -40,14 +40,10 @@ def compile_network(name: str, **options: Any) -> Plan:
 
 def run_reference(name: str, samples: NDArray[np.float32]) -> Outputs:
     """What is compiled, on ONNX Runtime, of every sample; also if it is no output of the model."""
-    import onnxruntime
-
-    entry, model = CATALOGUE[name], onnx.load(shipped_path(name))
-    if entry.output not in [output.name for output in model.graph.output]:
-        model.graph.output.append(onnx.ValueInfoProto(name=entry.output))
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    found = [session.run([entry.output], {entry.input: x[None]})[0] for x in samples]
-    return np.concatenate(found)
+    entry = CATALOGUE[name]
+    inputs = {entry.input: samples[:, None]}
+    found = run_reference_samples(shipped_path(name), inputs, [entry.output])[entry.output]
+    return np.concatenate(list(found))
 
 
 def agreement(name: str, found: Outputs, expected: Outputs) -> float:

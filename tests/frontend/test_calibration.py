@@ -1,14 +1,12 @@
-"""Calibration files, their errors, and the reference run."""
+"""Calibration files and their errors."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper
 
 from fhecompile.errors import FheCompileError
 from fhecompile.frontend.calibration import load_calibration, synthetic_calibration
-from fhecompile.frontend.reference import run_reference, run_reference_samples
 from fhecompile.ir.tensor import Input, TensorGraph
 
 RANDOM = np.random.default_rng(6)
@@ -163,43 +161,3 @@ def test_synthetic_samples():
     again = synthetic_calibration(graph, samples=5, seed=3)
     np.testing.assert_array_equal(samples["a"], again["a"])
     assert synthetic_calibration(graph)["a"].shape == (8, 1, 200)
-
-
-# ---------------------------------------------------------------------------- reference
-
-
-def neg(build):
-    return build(helper.make_node("Neg", ["x"], ["y"]), {"x": (1, 3)})
-
-
-def test_reference_of_bytes_and_path(build, tmp_path):
-    blob = neg(build)
-    path = tmp_path / "model.onnx"
-    path.write_bytes(blob)
-    x = np.array([[1.0, 2.0, 3.0]])
-    for source in (blob, path, str(path)):
-        y = run_reference(source, {"x": x})
-        assert y["y"].dtype == np.float32
-        np.testing.assert_array_equal(y["y"], -x)
-
-
-def test_reference_of_samples(build):
-    x = RANDOM.normal(size=(4, 1, 3)).astype(np.float32)
-    np.testing.assert_array_equal(run_reference_samples(neg(build), {"x": x})["y"], -x)
-
-
-def test_reference_without_an_input(build):
-    with pytest.raises(FheCompileError) as caught:
-        run_reference(neg(build), {"image": np.zeros(3)})
-    assert str(caught.value) == (
-        "no value is given for input x [reference-failed]\n  hint: the values given are: image"
-    )
-
-
-def test_reference_that_fails(build):
-    hint = "hint: check the file with onnx.checker.check_model, and the shapes of the inputs"
-    for source, x in ((b"nonsense", 1), (neg(build), np.zeros((2, 2)))):
-        with pytest.raises(FheCompileError) as caught:
-            run_reference(source, {"x": x})
-        assert str(caught.value).startswith("ONNX Runtime cannot run the model: ")
-        assert str(caught.value).endswith(f" [reference-failed]\n  {hint}")

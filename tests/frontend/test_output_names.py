@@ -125,10 +125,13 @@ def test_compiled_and_run(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["scores"], x @ WEIGHTS["w"] + WEIGHTS["b"], rtol=0, atol=1e-5)
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The reference of a run is the output of the same name, whatever else the model has."""
+@pytest.mark.parametrize("outputs", [("probabilities", "squares", "scores"), ("squares",)])
+def test_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], outputs: tuple[str, ...]
+) -> None:
+    """The reference of a run is the value of that name; squares are as many, and another."""
     path, plan, x = (tmp_path / name for name in ("model.onnx", "m.fheplan", "x.npz"))
-    path.write_bytes(model("probabilities", "squares", "scores"))
+    path.write_bytes(model(*outputs))
     toy = ["--insecure-toy", "--ring-dimension", "64"]
     arguments = [str(path), "-o", str(plan), "--output-name", "scores", *toy, "--quiet"]
     assert main(arguments) == 0

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from fhecompile.plan import Plan
@@ -227,12 +228,32 @@ def test_missing_library(
     assert done.code == 3 and f"error: {text}" in done.err
 
 
-def test_a_reference_of_another_shape(call: Call, made: Files) -> None:
-    other = ROOT / "models" / "digits_mlp.onnx"
-    done = call(made.plan, "--input", made.inputs, "--reference", other, *CLEAR)
-    assert done.code == 2
-    assert done.err.startswith(f"error: {other}: ONNX Runtime cannot run it: ")
-    assert done.err.endswith("  hint: give the ONNX file the plan was compiled from\n")
+def test_references_of_other_plans(call: Call, made: Files, tmp_path: Path) -> None:
+    digits = ROOT / "models" / "digits_mlp.onnx"
+    larger, renamed, broken = (
+        tmp_path / f"{name}.onnx" for name in ("larger", "renamed", "broken")
+    )
+    model = onnx.load(made.model)
+    model.graph.node[2].output[0], model.graph.node[1].output[0] = "active", "y"
+    model.graph.node[2].input[0] = "y"
+    onnx.save(model, larger)
+    model = onnx.load(made.model)
+    model.graph.input[0].name = model.graph.node[0].input[0] = "image"
+    onnx.save(model, renamed)
+    broken.write_bytes(b"no model")
+    cases = {
+        digits: "no node of the model makes y",
+        larger: "its y has 3 values, the plan's 2",
+        renamed: "no value is given for input image",
+        broken: "ONNX Runtime cannot run the model: ",
+    }
+    for path, reason in cases.items():
+        done = call(made.plan, "--input", made.inputs, "--reference", path, *CLEAR)
+        assert done.code == 2
+        assert done.err.startswith(f"error: {path}: {reason}")
+        assert done.err.endswith(
+            " [reference-failed]\n  hint: give the ONNX file the plan was compiled from\n"
+        )
 
 
 def test_a_cache_that_does_not_fit(
