@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import FheCompileError
+from fhecompile.frontend.arrays import open_arrays
 from fhecompile.frontend.lowering import sanitise
 from fhecompile.ir.tensor import Input, TensorGraph
 from fhecompile.plan.files import split_array_name
 
 FloatArray = NDArray[np.float64]
+CODE = "calibration-mismatch"
 CalibrationSource = str | Path | NDArray[Any] | Mapping[str, NDArray[Any]]
 
 
@@ -33,7 +34,8 @@ def load_calibration(source: CalibrationSource, graph: TensorGraph) -> dict[str,
     place = str(source) if isinstance(source, str | Path) else "calibration"
     arrays: Mapping[str, NDArray[Any]]
     if isinstance(source, str | Path):
-        arrays = _read(source, graph)
+        with open_arrays(source, "calibration samples", CODE) as loaded:
+            arrays = _arrays(loaded, source, graph)
     elif isinstance(source, np.ndarray):
         arrays = _single(place, source, graph)
     else:
@@ -67,40 +69,18 @@ def synthetic_calibration(
     return {n.name: random.uniform(-1.0, 1.0, (samples, *n.shape)) for n in graph.inputs()}
 
 
-def _read(path: str | Path, graph: TensorGraph) -> Mapping[str, NDArray[Any]]:
-    file, name = split_array_name(path)
-    try:
-        # numpy leaves a file it cannot read open, so it is opened here.
-        with Path(file).open("rb") as stream:
-            return _arrays(np.load(stream, allow_pickle=False), path, name, graph)
-    except FileNotFoundError:
-        raise FheCompileError(
-            "no-such-file",
-            "there is no such file",
-            node=str(file),
-            hint="give an .npz or .npy file of calibration samples",
-        ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _mismatch(
-            str(path),
-            "this is not a numeric .npz or .npy file",
-            "save the samples with numpy.savez or numpy.save",
-        ) from error
-
-
-def _arrays(
-    loaded: Any, path: str | Path, name: str | None, graph: TensorGraph
-) -> Mapping[str, NDArray[Any]]:
+def _arrays(loaded: Any, source: str | Path, graph: TensorGraph) -> Mapping[str, NDArray[Any]]:
     if isinstance(loaded, np.ndarray):
-        return _single(str(path), loaded, graph)
+        return _single(str(source), loaded, graph)
+    path, name = split_array_name(source)
     if name:
         if name not in loaded.files:
             raise _mismatch(
-                str(split_array_name(path)[0]),
+                str(path),
                 f"there is no array {name}",
                 f"the arrays are: {', '.join(loaded.files)}",
             )
-        return _single(str(path), loaded[name], graph)
+        return _single(str(source), loaded[name], graph)
     wanted = {n.name for n in graph.inputs()}
     # An array that is not for an input is not read: it may be large, or not numeric.
     return {
@@ -150,4 +130,4 @@ def _samples(place: str, node: Input, array: NDArray[Any]) -> FloatArray:
 
 
 def _mismatch(place: str, reason: str, hint: str) -> FheCompileError:
-    return FheCompileError("calibration-mismatch", reason, node=place, hint=hint)
+    return FheCompileError(CODE, reason, node=place, hint=hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.errors import FheCompileError
+from fhecompile.frontend.arrays import open_arrays
 from fhecompile.plan.files import split_array_name
 
+CODE = "labels-mismatch"
 LabelSource = str | Path | NDArray[Any]
 
 
@@ -55,34 +56,17 @@ def load_labels(source: LabelSource, samples: int, classes: int) -> NDArray[np.i
 
 def _read(source: str | Path) -> NDArray[Any]:
     path, name = split_array_name(source)
-    try:
-        # numpy leaves a file it cannot read open, so it is opened here.
-        with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            if name in loaded.files:
-                return np.asarray(loaded[name])
-            arrays = list(loaded.files)
-    except FileNotFoundError:
-        raise FheCompileError(
-            "no-such-file",
-            "there is no such file",
-            node=str(path),
-            hint="give an .npy file of labels, or file.npz:array",
-        ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    with open_arrays(source, "labels", CODE) as loaded:
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        if name in loaded.files:
+            return np.asarray(loaded[name])
         raise _mismatch(
-            str(source),
-            "this is not a numeric .npz or .npy file",
-            "save the labels with numpy.save",
-        ) from error
-    raise _mismatch(
-        str(path),
-        f"there is no array {name}" if name else "which array holds the labels is not said",
-        f"write {path}:NAME; the arrays are: {', '.join(arrays)}",
-    )
+            str(path),
+            f"there is no array {name}" if name else "which array holds the labels is not said",
+            f"write {path}:NAME; the arrays are: {', '.join(loaded.files)}",
+        )
 
 
 def _mismatch(place: str, reason: str, hint: str) -> FheCompileError:
-    return FheCompileError("labels-mismatch", reason, node=place, hint=hint)
+    return FheCompileError(CODE, reason, node=place, hint=hint)

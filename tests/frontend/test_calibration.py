@@ -74,7 +74,7 @@ def test_not_an_array_file(tmp_path, content):
     path.write_bytes(content)
     assert text_of(path) == (
         f"{path}: this is not a numeric .npz or .npy file [calibration-mismatch]\n"
-        "  hint: save the samples with numpy.savez or numpy.save"
+        "  hint: save the calibration samples with numpy.savez or numpy.save"
     )
 
 

@@ -68,9 +68,8 @@ def test_files(tmp_path: Path) -> None:
     )
     assert text_of(text) == (
         f"{text}: this is not a numeric .npz or .npy file [labels-mismatch]\n"
-        "  hint: save the labels with numpy.save"
+        "  hint: save the labels with numpy.savez or numpy.save"
     )
     assert text_of(none) == (
-        f"{none}: there is no such file [no-such-file]\n"
-        "  hint: give an .npy file of labels, or file.npz:array"
+        f"{none}: there is no such file [no-such-file]\n  hint: give an .npz or .npy file of labels"
     )
