@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.range_penalty import RangePenalty
+
 INITIAL_QUADRATIC = (0.25, 0.5, 0.1)
 RANGE_LIMIT = 2.5
 RANGE_PENALTY = 1.0
@@ -114,30 +116,6 @@ class DigitsCNN(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": DigitsMLP, "cnn": DigitsCNN}
 
 
-class _RangePenalty:
-    """Sums, over one forward pass, by how much the batch norm outputs exceed `RANGE_LIMIT`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.total = torch.zeros(())
-        self._handles = [
-            module.register_forward_hook(self._add)
-            for module in network.modules()
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
-        ]
-
-    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.total = self.total + functional.relu(output.abs() - RANGE_LIMIT).square().mean()
-
-    def take(self) -> Tensor:
-        """Return the sum since the last call."""
-        total, self.total = self.total, torch.zeros(())
-        return total
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
 def train_network(
     network_class: type[nn.Module],
     images: NDArray[np.float32],
@@ -166,7 +144,10 @@ def train_network(
         optimiser, max_lr=1e-2, epochs=epochs, steps_per_epoch=steps
     )
     quadratics = [m for m in network.modules() if isinstance(m, Quadratic)]
-    excess = _RangePenalty(network)
+    excess = RangePenalty()
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            excess.watch_output(module, RANGE_LIMIT)
     network.train()
     for epoch in range(epochs):
         loss_sum = 0.0

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.range_penalty import RangePenalty
+
 RANGE_LIMIT = 1.5
 VARIANCE_LIMIT = 0.7
 RANGE_PENALTY = 100.0
@@ -28,35 +30,19 @@ ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.GELU, nn.Softmax)
 _log = logging.getLogger(__name__)
 
 
-class RangePenalty:
-    """Sums, over one forward pass, by how much the inputs of activations exceed their limits."""
+def penalise_ranges(network: nn.Module, limit: float = RANGE_LIMIT) -> RangePenalty:
+    """Watches what goes into activations, and the variances that layer norms divide by."""
+    penalty = RangePenalty()
+    for module in network.modules():
+        if isinstance(module, ACTIVATIONS):
+            penalty.watch_input(module, limit)
+        elif isinstance(module, nn.LayerNorm):
+            penalty.watch_input(module, VARIANCE_LIMIT, _logarithm_of_variance)
+    return penalty
 
-    def __init__(self, network: nn.Module, limit: float = RANGE_LIMIT) -> None:
-        self.limit = limit
-        self.total = torch.zeros(())
-        self._handles = []
-        for module in network.modules():
-            if isinstance(module, ACTIVATIONS):
-                self._handles.append(module.register_forward_pre_hook(self._add_range))
-            elif isinstance(module, nn.LayerNorm):
-                self._handles.append(module.register_forward_pre_hook(self._add_variance))
 
-    def _add_range(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        excess = functional.relu(inputs[0].abs() - self.limit)
-        self.total = self.total + excess.square().mean()
-
-    def _add_variance(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        logarithm = inputs[0].var(dim=-1, unbiased=False).log()
-        self.total = self.total + functional.relu(logarithm.abs() - VARIANCE_LIMIT).square().mean()
-
-    def take(self) -> Tensor:
-        """Return the sum since the last call."""
-        total, self.total = self.total, torch.zeros(())
-        return total
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+def _logarithm_of_variance(x: Tensor) -> Tensor:
+    return x.var(dim=-1, unbiased=False).log()
 
 
 def train_network(
@@ -94,7 +80,7 @@ def train_network(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=rate, epochs=epochs, steps_per_epoch=steps
     )
-    penalty = RangePenalty(network, range_limit)
+    penalty = penalise_ranges(network, range_limit)
     network.train()
     for epoch in range(epochs):
         total = 0.0

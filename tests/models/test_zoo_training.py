@@ -44,7 +44,7 @@ def test_range_penalty() -> None:
     network = nn.Sequential(nn.ReLU(), nn.Linear(2, 2), nn.SiLU())
     nn.init.eye_(network[1].weight)
     nn.init.zeros_(network[1].bias)
-    penalty = training.RangePenalty(network, limit=2.0)
+    penalty = training.penalise_ranges(network, limit=2.0)
     network(torch.tensor([[5.0, -3.0], [1.0, 2.0]]))
     # 3^2 and 1^2 of four values into ReLU; ReLU leaves 3^2 into SiLU.
     assert float(penalty.take().detach()) == pytest.approx((9 + 1) / 4 + 9 / 4)
@@ -56,7 +56,7 @@ def test_range_penalty() -> None:
 
 def test_variance_penalty() -> None:
     network = nn.LayerNorm(2)
-    penalty = training.RangePenalty(network)
+    penalty = training.penalise_ranges(network)
     network(torch.tensor([[-1.0, 1.0], [-math.e, math.e], [-0.5 / math.e, 0.5 / math.e]]))
     logarithms = [0.0, 2.0, -2.0 - math.log(4)]
     excess = [max(abs(v) - training.VARIANCE_LIMIT, 0) ** 2 for v in logarithms]
