@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -184,6 +185,11 @@ def check_output_slots(plan: Plan, outputs: Mapping[tuple[int, int], NDArray[Any
         found = np.stack(parts, axis=-2)
         expected = layout.pack(layout.unpack(found))
         assert np.abs(found - expected).max() <= 1e-9 * max(1.0, np.abs(expected).max())
+
+
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with interrupts ignored, and so are the tests'."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def convolutions() -> Network:

@@ -20,6 +20,7 @@ from fhecompile.plan import Plan
 from fhecompile.version import __version__
 from tests.cli.conftest import Call
 from tests.small import write_model
+from tests.support import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 # Not `import fhecompile.compile`: the package's attribute of that name is the function.
@@ -192,11 +193,6 @@ def slow(*_):
 importlib.import_module("fhecompile.compile").compile_model = slow
 sys.exit(main([sys.argv[1]]))
 """
-
-
-def heed_interrupts() -> None:
-    """A shell starts what runs in its background with interrupts ignored, and so are the tests'."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_interrupt(model: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from runtime.tuning import GUARD, SETTINGS, tune_process
 from tests.runtime.conftest import Files
+from tests.support import heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 CLEAR = ("--mode", "clear")
@@ -30,11 +31,6 @@ def slow(*_):
 clear.ClearBackend.execute = slow
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def heed_interrupts() -> None:
-    """A shell starts what runs in its background with interrupts ignored, and so are the tests'."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_interrupt(made: Files) -> None:
