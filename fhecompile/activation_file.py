@@ -11,7 +11,6 @@ function = "minimax"        # or "weighted", "composite"
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,9 @@ from typing import Any, get_args
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.candidates import DEGREES
 from fhecompile.options import CompileOptions, FunctionOptions, Kind
+from fhecompile.toml_file import read_tables
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+CODE = "activation-file"
 KINDS = tuple(filter(None, get_args(Kind)))
 EXPECTED = {
     "range": "two numbers, the lower one first",
@@ -49,24 +45,15 @@ def read_activations(path: Path) -> dict[str, FunctionOptions]:
     Raises:
         FheCompileError: `activation-file`, the file cannot be read or a key is wrong.
     """
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _wrong(path, f"cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _wrong(path, f"is not TOML: {error}") from error
-    return {name: _options(path, name, entry) for name, entry in entries.items()}
+    tables = read_tables(path, list(EXPECTED), CODE)
+    return {name: _options(path, name, table) for name, table in tables.items()}
 
 
-def _options(path: Path, name: str, entry: Any) -> FunctionOptions:
-    if not isinstance(entry, dict):
-        raise _wrong(path, f"{name} is not a table", f'write ["{name}"] and options below it')
+def _options(path: Path, name: str, entry: dict[str, Any]) -> FunctionOptions:
     for key, value in entry.items():
-        if key not in EXPECTED:
-            known = ", ".join(EXPECTED)
-            raise _wrong(path, f"[{name}] has the unknown key {key}", f"keys are: {known}")
         if not _fits(key, value):
-            raise _wrong(path, f"[{name}] {key} is not {EXPECTED[key]}")
+            reason = f"[{name}] {key} is not {EXPECTED[key]}"
+            raise FheCompileError(CODE, reason, node=str(path))
     if "range" in entry:
         low, high = entry["range"]
         entry = {**entry, "range": (float(low), float(high))}
@@ -87,7 +74,3 @@ def _fits(key: str, value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _wrong(path: Path, reason: str, hint: str = "") -> FheCompileError:
-    return FheCompileError("activation-file", reason, node=str(path), hint=hint)

@@ -46,7 +46,7 @@ def test_every_key(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("x = ", "is not TOML: Invalid value (at end of document)"),
-        ("x = 1", 'x is not a table [activation-file]\n  hint: write ["x"] and options below it'),
+        ("x = 1", 'x is not a table [activation-file]\n  hint: write ["x"], and its keys below it'),
         (
             "[x]\ncolour = 1",
             "[x] has the unknown key colour [activation-file]\n"

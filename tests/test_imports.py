@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Our own modules. A module belongs to the layer with the longest matching name; it may import its
 # own layer and the layers named here.
-LEAVES = ("fhecompile.errors", "fhecompile.options", "fhecompile.version")
+LEAVES = ("fhecompile.errors", "fhecompile.options", "fhecompile.toml_file", "fhecompile.version")
 CORE = (
     *("fhecompile.ir", "fhecompile.ckks", "fhecompile.functions", "fhecompile.plan"),
     *LEAVES,
@@ -31,6 +31,7 @@ RUNTIME_NEEDS = ("fhecompile.plan", "fhecompile.ckks", "fhecompile.errors", "fhe
 LAYERS: dict[str, tuple[str, ...]] = {
     "fhecompile.errors": (),
     "fhecompile.options": (),
+    "fhecompile.toml_file": ("fhecompile.errors",),
     "fhecompile.version": (),
     "fhecompile.ckks": LEAVES,
     "fhecompile.functions": LEAVES,

@@ -16,7 +16,6 @@ plan_mib = 1
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,12 +26,9 @@ from fhecompile.ir.depth import measure_depth
 from fhecompile.ir.tensor import TensorGraph
 from fhecompile.options import CompileOptions
 from fhecompile.plan.summary import PlanSummary
+from fhecompile.toml_file import read_tables
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+CODE = "budget-file"
 MIB = 1 << 20
 KINDS = {"calibration": "a text", "outputs": "a list of texts"}  # of keys; others are numbers
 
@@ -97,13 +93,8 @@ class PathStep:
 
 def read_budgets(path: Path) -> dict[str, Budget]:
     """All entries of a budget file, by model stem; calibration paths made absolute."""
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _wrong(path, f"cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _wrong(path, f"is not TOML: {error}") from error
-    return {name: _budget(path, name, entry) for name, entry in entries.items()}
+    tables = read_tables(path, sorted(f.name for f in fields(Budget)), CODE)
+    return {name: _budget(path, name, table) for name, table in tables.items()}
 
 
 def find_budget(budgets: Mapping[str, Budget], model: Path, path: Path) -> Budget:
@@ -145,18 +136,11 @@ def deepest_path(graph: TensorGraph) -> list[PathStep]:
     ]
 
 
-def _budget(path: Path, name: str, entry: Any) -> Budget:
-    if not isinstance(entry, dict):
-        raise _wrong(path, f"{name} is not a table", f"write [{name}] and limits below it")
-    known = {f.name for f in fields(Budget)}
+def _budget(path: Path, name: str, entry: dict[str, Any]) -> Budget:
     for key, value in entry.items():
-        if key not in known:
-            raise _wrong(
-                path, f"[{name}] has the unknown key {key}", f"keys are: {', '.join(sorted(known))}"
-            )
         if not _fits(key, value):
-            kind = KINDS.get(key, "a number")
-            raise _wrong(path, f"[{name}] {key} is not {kind}")
+            reason = f"[{name}] {key} is not {KINDS.get(key, 'a number')}"
+            raise FheCompileError(CODE, reason, node=str(path))
     if "calibration" in entry:
         entry = {**entry, "calibration": str(path.absolute().parent / entry["calibration"])}
     return Budget(**{**entry, "outputs": tuple(entry.get("outputs", ()))})
@@ -168,7 +152,3 @@ def _fits(key: str, value: Any) -> bool:
     if key == "outputs":
         return isinstance(value, list) and all(isinstance(name, str) for name in value)
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _wrong(path: Path, reason: str, hint: str = "") -> FheCompileError:
-    return FheCompileError("budget-file", reason, node=str(path), hint=hint)

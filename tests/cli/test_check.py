@@ -90,7 +90,10 @@ def test_shipped_models_keep_their_budgets(call: Call) -> None:
         ("[small]\ncalibration = 3\n", "[small] calibration is not a text [budget-file]\n"),
         ('[small]\noutputs = "y"\n', "[small] outputs is not a list of texts [budget-file]\n"),
         ("[small]\noutputs = [1]\n", "[small] outputs is not a list of texts [budget-file]\n"),
-        ("small = 3\n", "small is not a table [budget-file]\n  hint: write [small]"),
+        (
+            "small = 3\n",
+            'small is not a table [budget-file]\n  hint: write ["small"], and its keys',
+        ),
         ("[small\n", "is not TOML: "),
     ],
 )
