@@ -17,7 +17,8 @@ polynomial of degree 255. The sign jumps, so that it is made by composites alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,27 +59,33 @@ def candidates(
         density: of the operand's values.
         wish: what limits the choice; of the sign it has the gap.
     """
-    for found in _all(f, seen, interval, density, wish):
-        if wish.error is None or found.error <= wish.error:
-            yield found
+    unit = f.unit(*seen)
+    found: Iterable[Approximation]
+    if piece := f.piece_of(*seen):
+        found = [exact_polynomial(piece.coefficients, *interval, unit)]
+    elif f.name == "sign":
+        found = _steps(interval, wish)
+    else:
+        polynomials = _polynomials(f, interval, unit, density, wish)
+        found = chain(polynomials, _composites(f, interval, unit, wish))
+    for approximation in found:
+        if wish.error is None or approximation.error <= wish.error:
+            yield approximation
 
 
-def _all(
+def _steps(interval: tuple[float, float], wish: FunctionOptions) -> Iterator[Approximation]:
+    for degrees in STEPS:
+        if wish.gap and max(degrees) <= (wish.degree or max(degrees)):
+            yield fit_step(*interval, wish.gap, degrees)
+
+
+def _polynomials(
     f: ElementwiseFunction,
-    seen: tuple[float, float],
     interval: tuple[float, float],
+    unit: float | None,
     density: Callable[[FloatArray], FloatArray],
     wish: FunctionOptions,
 ) -> Iterator[Approximation]:
-    unit = f.unit(*seen)
-    if piece := f.piece_of(*seen):
-        yield exact_polynomial(piece.coefficients, *interval, unit)
-        return
-    if f.name == "sign":
-        for degrees in STEPS:
-            if wish.gap and max(degrees) <= (wish.degree or max(degrees)):
-                yield fit_step(*interval, wish.gap, degrees)
-        return
     spans = [(degree, interval, False) for degree in DEGREES]
     mirrored = _mirrored(f, interval)
     if mirrored is not None:
@@ -90,6 +97,14 @@ def _all(
                 yield fit_minimax(f, *span, degree, unit)
             if wish.function in ("", "weighted"):
                 yield fit_weighted(f, *span, degree, unit, density, even)
+
+
+def _composites(
+    f: ElementwiseFunction,
+    interval: tuple[float, float],
+    unit: float | None,
+    wish: FunctionOptions,
+) -> Iterator[Approximation]:
     limited = wish.degree or wish.function not in ("", "composite")
     if not limited and unit is not None and lines_of(f, *interval):
         for degrees in COMPOSITES:
