@@ -70,6 +70,15 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
+    def click(self, selector: str) -> None:
+        """Clicks on the element; again on the one in its place if it is redrawn meanwhile."""
+        self.wait(lambda _: self.find(selector).click() or True, f"{selector}: clicked")
+
+    def text_of(self, selector: str) -> str:
+        """The text of the element, or of the one in its place if it is redrawn meanwhile."""
+        (text,) = self.wait(lambda _: [self.find(selector).text], f"{selector}: read")
+        return str(text)
+
     def wait_for(self, selector: str, text: str) -> Any:
         """The element, when it is shown and its text begins like this."""
 
@@ -176,7 +185,7 @@ def test_enrol_verify_delete(browser: Browser, tmp_path: Path) -> None:
     browser.find("#name").clear()
     browser.find("#name").send_keys("carol")
     browser.run(WATCH)
-    browser.find("#enrol-button").click()
+    browser.click("#enrol-button")
     browser.wait_for("#jobs > [data-state=done] .job-title", "Enrol carol")
     browser.wait_for("#people > li", "carol")
     assert not browser.find("#problem").is_displayed()
@@ -190,26 +199,26 @@ def test_enrol_verify_delete(browser: Browser, tmp_path: Path) -> None:
     browser.wait_for("#photo-facts", "aligned.png, 112 × 112 pixels")
     assert browser.find("#aligned").is_selected()
     assert not browser.find("#markers").is_displayed()
-    browser.find("#verify-button").click()
+    browser.click("#verify-button")
     browser.wait_for("#jobs > li:first-child .decision", "The same person as carol")
-    score = browser.find("#jobs > li:first-child td").text
+    score = browser.text_of("#jobs > li:first-child td")
     expected = cosine(prepare(align(PHOTO, POINTS), SIDE), prepare(PEOPLE["alice"][1], SIDE))
     assert float(score) == pytest.approx(expected, abs=0.01)  # points are set to half a pixel
-    assert browser.find("#jobs > li:first-child caption").text == "Cosine, threshold 0.975"
+    assert browser.text_of("#jobs > li:first-child caption") == "Cosine, threshold 0.975"
 
     # After a reload all is there again; then it is deleted.
     browser.driver.refresh()
     browser.wait_for("#jobs > li:first-child .decision", "The same person as carol")
-    browser.find("#people button").click()
+    browser.click("#people button")
     browser.wait_for("#confirm-text", "Delete the template of carol?")
-    browser.find("#confirm-no").click()
-    assert browser.find("#people > li").text.startswith("carol")
-    browser.find("#people button").click()
-    browser.find("#confirm-yes").click()
+    browser.click("#confirm-no")
+    assert browser.text_of("#people > li").startswith("carol")
+    browser.click("#people button")
+    browser.click("#confirm-yes")
     browser.wait_for("#no-people", "Nobody yet.")
     for _ in range(2):
         count = len(browser.all("#jobs > li"))
-        browser.find("#jobs button").click()
+        browser.click("#jobs button")
         browser.wait(lambda _, n=count: len(browser.all("#jobs > li")) == n - 1, "dismissed")
     browser.wait_for("#no-jobs", "Nothing is under way.")
     assert_usable(browser)
