@@ -154,7 +154,7 @@ def graphs(draw: st.DrawFn) -> TensorGraph:
     return import_model(network.model()).graph
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(graphs(), st.sampled_from(RINGS), st.sampled_from(["", "complex=false"]), st.data())
 def test_every_layout(graph: TensorGraph, ring: int, options: str, data: st.DataObject) -> None:
     def choose(node: Node, states: list[State]) -> State:
