@@ -161,7 +161,7 @@ def fit_series(
     centre, radius = (low + high) / 2, (high - low) / 2
     count = POINTS_PER_DEGREE * (terms + 16)
     u = -np.cos((np.arange(count) + 0.5) * np.pi / count)
-    x = np.clip(centre + radius * u, low, high)
+    x = centre + radius * u
     fine = _fine_points(low, high, terms)
     y, exact = _finite(f, x, low, high), _finite(f, fine, low, high)
     weights = np.full(count, 1.0 + FLOOR) if density is None else density(x) + FLOOR
@@ -255,7 +255,7 @@ def _fine_points(low: float, high: float, terms: int) -> FloatArray:
     count = GRID_PER_TERM * (terms + 2)
     turns = -np.cos(np.linspace(0.0, np.pi, count // 16 + 1))
     u = np.concatenate([np.linspace(-1.0, 1.0, count + 1), turns])
-    x = np.clip((low + high) / 2 + (high - low) / 2 * u, low, high)
+    x = np.clip((low + high) / 2 + (high - low) / 2 * u, low, high)  # ends despite rounding
     return np.append(x, 0.0) if low <= 0.0 <= high else x  # most kinks and poles are there
 
 

@@ -150,35 +150,27 @@ def test_even_and_odd_functions() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 24), intervals, intervals, st.tuples(numbers, numbers), st.floats(1e-4, 1e-2))
+@given(
+    st.integers(1, 24), intervals, intervals, st.floats(-8.0, 8.0, width=16), st.floats(1e-4, 1e-2)
+)
 def test_affine_maps(
     terms: int,
     interval: tuple[float, float],
     other: tuple[float, float],
-    factors: tuple[float, float],
+    factor: float,
     noise: float,
 ) -> None:
-    """The fit is linear in f, and knows no interval, while the noise stays as it is."""
-    centre, radius = sum(interval) / 2, (interval[1] - interval[0]) / 2
-    centre2, radius2 = sum(other) / 2, (other[1] - other[0]) / 2
-    a, b = factors
-    smooth = series([1.0, 0.3 + 0.2j, 0.1j], *interval)
+    """Coefficients do not depend on the interval, and are as many times larger as f is."""
+    (c, r), (c2, r2) = (((a + b) / 2, (b - a) / 2) for a, b in (interval, other))
 
-    def f(x: np.ndarray) -> np.ndarray:
-        return a * smooth(x) + b * np.abs(x - centre)
+    def f(u: np.ndarray) -> np.ndarray:
+        return np.abs(u - 0.125) + np.exp(u)
 
-    def moved(x: np.ndarray) -> np.ndarray:
-        return f((x - centre2) / radius2 * radius + centre)
-
-    parts = [
-        fit_series(g, *interval, terms, 1.0, None, noise)
-        for g in (smooth, lambda x: np.abs(x - centre))
-    ]
-    assume(all(np.abs(p.coefficients).sum() < LARGEST_SUM / 2 * radius for p in parts[1:]))
-    whole = fit_series(moved, *other, terms, 1.0, None, noise)
-    assume(np.abs(whole.coefficients).sum() > 0.0)
-    expected = a * parts[0].coefficients + b * parts[1].coefficients
-    assert np.allclose(whole.coefficients, expected, rtol=0, atol=1e-8 * (1.0 + radius))
+    found = fit_series(lambda x: f((x - c) / r), *interval, terms, 1.0, None, noise)
+    moved = fit_series(lambda x: factor * f((x - c2) / r2), *other, terms, 1.0, None, noise)
+    scaled = factor * found.coefficients
+    assert np.allclose(moved.coefficients, scaled, rtol=0, atol=1e-8 * abs(factor))
+    assert moved.error == pytest.approx(abs(factor) * found.error, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("density", [None, normal], ids=["even", "normal"])
@@ -221,10 +213,11 @@ def test_coefficients_stay_moderate(name: str, noise: float) -> None:
 
 
 def test_without_a_bound_coefficients_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = fit("relu", 16)  # before the bound is lifted, as it is kept
     monkeypatch.setattr(fourier, "LARGEST_SUM", math.inf)
     free = fit_series(RELU, -1.0, 1.0, 16, 1.0)
     assert np.abs(free.coefficients).sum() > 1e6
-    assert 0.8 * fit("relu", 16).error < free.error < fit("relu", 16).error
+    assert 0.7 * bounded.error < free.error < 0.9 * bounded.error
 
 
 def test_a_peak_at_zero_is_a_bound_too() -> None:
@@ -375,8 +368,9 @@ def test_functions_that_are_not_finite(name: str, low: float, high: float, span:
 
 
 def test_ends_of_a_domain_belong_to_it() -> None:
-    low, high = 0.1, 0.1 + 1e-3
-    assert fit_series(lambda x: np.sqrt(x - low), low, high, 8, 1.0).error < 0.01
+    low, high = 0.1, 0.4
+    assert (low + high) / 2 - (high - low) / 2 < low  # in double precision
+    assert fit_series(lambda x: np.sqrt(x - low), low, high, 8, 1.0).error < 0.03
 
 
 @pytest.mark.parametrize(
