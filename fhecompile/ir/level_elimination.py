@@ -35,7 +35,7 @@ from fhecompile.ir.level_meets import share_operands
 from fhecompile.ir.level_problem import Assignment, LevelProblem, price
 from fhecompile.ir.level_states import States, all_states
 
-MAX_ENTRIES = 1 << 20  # of the largest table, over the eliminated node and its neighbours
+MAX_ENTRIES = 1 << 22  # of the largest table, over the eliminated node and its neighbours
 
 Table = npt.NDArray[np.float64]
 

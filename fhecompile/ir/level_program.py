@@ -55,13 +55,13 @@ class _Programme:
         self.operands: dict[str, dict[int, int]] = {}
         self.values: dict[str, dict[int, int]] = {}
         self.refreshes: dict[str, int] = {}
-        for node, states in zip(problem.nodes, all_states(problem), strict=True):
-            self._add_node(node.name, states)
+        states = all_states(problem)
+        for node, of_node in zip(problem.nodes, states, strict=True):
+            self._add_node(node.name, of_node)
             for name in dict.fromkeys(node.inputs):
                 self._add_edge(name, node.name)
-        positive = [cost for cost in self.costs if cost > 0]
-        # The solver has absolute tolerances: to it, the mean cost is 1.
-        self.unit = math.fsum(positive) / len(positive) if positive else 1.0
+        # The solver has absolute tolerances: no plan may cost it much less than 1.
+        self.unit = math.fsum(of_node.seconds.min() for of_node in states) or max(self.costs) or 1.0
 
     def _column(self, cost: float = 0.0, low: float = 0.0) -> int:
         self.costs.append(cost)
@@ -125,7 +125,7 @@ class _Programme:
             {v: max(k for k, u in us.items() if x[u] > 0.5) for v, us in self.operands.items()},
             {v for v, z in self.refreshes.items() if x[z] > 0.5},
             method,
-            bound * self.unit,
+            max(bound, 0.0) * self.unit,
         )
 
 
