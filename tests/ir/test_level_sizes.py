@@ -74,6 +74,14 @@ def test_dense_networks_are_chains_of_triangles() -> None:
     assert time.process_time() - start < 2.0
 
 
+def test_equal_operand_sets_are_shared() -> None:
+    inputs = tuple(LevelNode(name) for name in "abc")
+    users = tuple(LevelNode(name, ("a", "b", "c"), 1, rising(1.0, 1)) for name in "uvw")
+    meet, *read = share_operands(LevelProblem((*inputs, *users), PRIMES, ("u", "v", "w"))).nodes[3:]
+    assert meet.inputs == ("a", "b", "c") and set(meet.seconds) == {0.0}
+    assert [node.inputs for node in read] == [(meet.name,)] * 3
+
+
 def test_graphs_of_any_form_take_the_integer_programme(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = dense(10, block=10, share=0.5)
     by_tables = found(problem)
