@@ -5,9 +5,7 @@
     ([image, image, ...], [same, same, ...])
 
 where pair k is images 2 k and 2 k + 1 and an image is an encoded file, as bytes or as a numpy array
-of uint8. A pickle is a program; the one here may build bytes, lists, tuples, numbers and arrays of
-bytes and nothing else. It never reaches numpy: what a pickled array names is replaced by classes of
-this module, which check what they are given and copy it.
+of uint8, read by `models.pickles`.
 
 `read_list` reads text with a line `path path label` per pair, 1 for the same person and 0 for
 different ones. `read_people` reads a folder with a folder of images for each person, and
@@ -17,25 +15,20 @@ different ones. `read_people` reads a folder with a folder of images for each pe
 from __future__ import annotations
 
 import io
-import math
-import pickle
-import pickletools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import BinaryIO, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fhecompile.errors import FheCompileError
+from models.pickles import PickledArray, load_pickle
 
 Pixels = NDArray[np.uint8]
 Source = bytes | Path | np.ndarray
 """An encoded image, a file with one, or pixels."""
-
-LARGEST_PICKLE = 10**7
-"""Objects in a pickle; LFW, with 12,000 images, has 12,003 if they are bytes."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 
@@ -100,72 +93,6 @@ def load_image(source: Source, name: str) -> Pixels:
 # -- InsightFace .bin ------------------------------------------------------------------------------
 
 
-class _PickledBytes:
-    """Python 3 pickles bytes as `_codecs.encode(text, "latin1")` in protocol 2."""
-
-    def __new__(cls, text: object = "", codec: object = "latin1") -> Any:
-        if not isinstance(text, str) or codec != "latin1":
-            raise pickle.UnpicklingError("bytes are not encoded as latin1")
-        return text.encode("latin1")
-
-    # Without this, a pickle could set attributes of the class.
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("bytes have no state")
-
-
-class _PickledType:
-    """`numpy.dtype`, which must be uint8."""
-
-    def __init__(self, name: object, *_: object) -> None:
-        if name not in ("u1", "uint8", b"u1"):
-            raise pickle.UnpicklingError("an array is not of uint8")
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and alignment mean nothing for single bytes."""
-
-
-class _PickledArray:
-    """`numpy.ndarray`, by `_reconstruct` and its state or by `_frombuffer` (protocol 5)."""
-
-    def __init__(self, data: object = b"", kind: object = None, *_: object) -> None:
-        self.data = b""
-        if isinstance(data, (bytes, bytearray)):
-            if not isinstance(kind, _PickledType):
-                raise pickle.UnpicklingError("an array is not of uint8")
-            self.data = bytes(data)
-
-    def __setstate__(self, state: Any) -> None:
-        _version, shape, kind, _fortran, data = state
-        if not isinstance(kind, _PickledType) or not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array is not of uint8")
-        if math.prod(shape) != len(data):
-            raise pickle.UnpicklingError("an array has another size than its shape")
-        self.data = data
-
-
-_STAND_INS: dict[tuple[str, str], type] = {
-    ("_codecs", "encode"): _PickledBytes,
-    ("builtins", "bytes"): _PickledBytes,
-    ("__builtin__", "bytes"): _PickledBytes,
-    ("numpy", "dtype"): _PickledType,
-    ("numpy", "ndarray"): _PickledArray,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _PickledArray for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _PickledArray for core in ("core", "_core")},
-}
-
-
-class _PairUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STAND_INS[module, name]
-        except KeyError:
-            raise FheCompileError(
-                "pair-file",
-                f"the pickle asks for {module}.{name}, which no file of face pairs needs",
-                hint="the file may be harmful; take it from its publisher",
-            ) from None
-
-
 def read_bin(path: Path) -> FacePairs:
     """Read an InsightFace verification file.
 
@@ -183,24 +110,13 @@ def read_bin(path: Path) -> FacePairs:
 
 def parse_bin(file: BinaryIO, name: str) -> FacePairs:
     """Read an InsightFace verification file that is open; errors as of `read_bin`."""
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            # The unpickler makes room for as many objects as the largest number says.
-            if opcode.name == "LONG_BINPUT" and (argument or 0) > LARGEST_PICKLE:
-                raise ValueError("it has too many objects")
-        file.seek(0)
-        # Files written by Python 2 hold their images as its str.
-        content = _PairUnpickler(file, encoding="bytes").load()
-    except FheCompileError:
-        raise
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise FheCompileError("pair-file", f"this is no pickle of face pairs: {error}") from error
+    content = load_pickle(file, "pair-file", "face pairs")
     if not (isinstance(content, (tuple, list)) and len(content) == 2):
         raise FheCompileError("pair-file", "the pickle is no pair of images and labels")
     encoded, same = content
     if not (isinstance(encoded, (tuple, list)) and isinstance(same, (tuple, list))):
         raise FheCompileError("pair-file", "images and labels must be lists")
-    images = [x.data if isinstance(x, _PickledArray) else x for x in encoded]
+    images = [x.data if isinstance(x, PickledArray) else x for x in encoded]
     labels_known = all(isinstance(x, int) and x in (0, 1) for x in same)
     if not labels_known or not all(isinstance(x, bytes) for x in images):
         raise FheCompileError("pair-file", "images must be encoded files and labels true or false")

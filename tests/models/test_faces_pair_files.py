@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fhecompile.errors import FheCompileError
+from models import pickles
 from models.faces import pair_files
 from models.faces.pair_files import draw_pairs, folder_pairs, load_image, read_bin, read_list
 
@@ -121,7 +122,7 @@ def test_classes_keep_their_attributes(tmp_path: Path) -> None:
     path = write(tmp_path / "lfw.bin", build)
     with pytest.raises(FheCompileError, match="this is no pickle of face pairs"):
         read_bin(path)
-    assert not any(hasattr(x, "spoilt") for x in pair_files._STAND_INS.values())
+    assert not any(hasattr(x, "spoilt") for x in pickles._STAND_INS.values())
 
 
 @pytest.mark.parametrize(
