@@ -19,9 +19,8 @@ back, and the last step: running statistics, noisy averages over batches of weig
 moved, are replaced by plain averages over training images with the final weights. The largest value
 in the network over test images (or, where there are none, training images) is printed.
 
-`DIR/checkpoint.pt` is replaced after every epoch, in one step, so that an interrupted run never
-leaves half of one. It holds all that the next epoch depends on, random state included: `--resume`
-gives on one thread of a CPU the same weights as a run that was never interrupted. At the end
+`DIR/checkpoint.pt` is replaced after every epoch, and `--resume` goes on from there
+(`models/training.py`), also to more epochs than before. At the end
 `DIR/cryptofacenet<patches>.onnx` is written.
 """
 
@@ -29,12 +28,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,10 +42,10 @@ from fhecompile.errors import FheCompileError
 from models import torch_export
 from models.cryptofacenet import BLOCKS, EMBEDDING, POOLED, CryptoFaceNet, patches_per_side
 from models.faces import evaluation, pair_files, synthetic
-from models.faces.losses import ArcFace, Jigsaw, PeakPenalty
+from models.faces.losses import ArcFace, Jigsaw, watch_peaks
 from models.faces.pair_files import FacePairs, Source
+from models.training import Trainer, average_statistics, open_folder
 from runtime import face_alignment
-from runtime.progress import ProgressBar
 
 JIGSAW_WEIGHT = 0.005
 PEAK_WEIGHT = 0.05
@@ -81,7 +78,7 @@ class FaceImages(Dataset):
 
 
 class Settings(NamedTuple):
-    """What a run is; the checkpoint keeps it, and a resumed run must have the same.
+    """What a run is; the checkpoint keeps it.
 
     `milestones` are epochs, the first being 1; `mirror` mirrors half of the images.
     """
@@ -98,55 +95,37 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-class Trainer:
+class FaceTrainer(Trainer):
     """The network, its losses and optimiser, and the random state of a run.
 
-    Random are the first weights, the order of images, mirroring and the jigsaw; all come from
-    `settings.seed`, none from torch's global generator.
+    Random are the first weights, the order of images, mirroring and the jigsaw.
     """
 
+    changeable = ("epochs",)
+
     def __init__(self, settings: Settings, device: torch.device) -> None:
-        self.settings, self.device, self.epoch = settings, device, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = CryptoFaceNet(settings.size)
             self.arcface = ArcFace(settings.people, EMBEDDING, settings.scale, settings.margin)
             self.jigsaw = Jigsaw(self.network.side**2, BLOCKS[-1][0] * POOLED**2)
-        self.modules = nn.ModuleList([self.network, self.arcface, self.jigsaw]).to(device)
-        self.peaks = PeakPenalty(self.network)
+        modules = nn.ModuleList([self.network, self.arcface, self.jigsaw])
+        super().__init__(settings, modules, device)
+        self.peaks = watch_peaks(self.network)
         self.optimiser = torch.optim.SGD(
             self.modules.parameters(), settings.rate, MOMENTUM, weight_decay=WEIGHT_DECAY
         )
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(
             self.optimiser, list(settings.milestones)
         )
-        self.generator = torch.Generator().manual_seed(settings.seed)
 
-    def run_epoch(self, loader: DataLoader, bar: ProgressBar) -> float:
-        """Train on every image once; returns the mean loss of the batches."""
-        self.modules.train()
-        total = torch.zeros((), device=self.device)
-        bar.start(f"epoch {self.epoch + 1} of {self.settings.epochs}")
-        for done, (images, labels) in enumerate(loader):
-            if self.settings.mirror:
-                mirrored = torch.rand(len(images), generator=self.generator) < 0.5
-                images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-            total += self.step(images.to(self.device), labels.to(self.device))
-            bar.update((done + 1) / len(loader))
-        bar.finish()
-        self.scheduler.step()
-        self.epoch += 1
-        loss = float(total) / len(loader)
-        if not np.isfinite(loss):
-            raise FheCompileError(
-                "training-diverged",
-                f"the loss of epoch {self.epoch} is not finite",
-                hint="resume with a lower --rate, or look for images unlike the others",
-            )
-        return loss
+    def augment(self, images: Tensor) -> Tensor:
+        if not self.settings.mirror:
+            return images
+        mirrored = torch.rand(len(images), generator=self.generator) < 0.5
+        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Take one step of the optimiser; returns the loss, without gradient."""
         with self.peaks:
             features = self.network.patch_features(images)
         loss = self.arcface(self.network.embed(features), labels) + PEAK_WEIGHT * self.peaks.total
@@ -157,54 +136,6 @@ class Trainer:
         nn.utils.clip_grad_value_(self.modules.parameters(), GRADIENT_LIMIT)
         self.optimiser.step()
         return loss.detach()
-
-    def save(self, path: Path) -> None:
-        """Replace the checkpoint at `path`; a reader sees the old one or the new one."""
-        state = {
-            "settings": self.settings._asdict(),
-            "epoch": self.epoch,
-            "modules": self.modules.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def load(self, path: Path) -> None:
-        """Go on where the checkpoint at `path` was written.
-
-        More epochs than it was started with may be asked for. FheCompileError `checkpoint` if it
-        cannot be read or is of other settings.
-        """
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            stored = dict(state["settings"], epochs=self.settings.epochs)
-        except Exception as error:  # torch.load raises nearly anything
-            raise FheCompileError(
-                "checkpoint", "this is no checkpoint that can be read", node=str(path)
-            ) from error
-        asked = self.settings._asdict()
-        other = [f"{k} {stored.get(k)}, not {v}" for k, v in asked.items() if stored.get(k) != v]
-        if other:
-            raise FheCompileError(
-                "checkpoint",
-                f"the checkpoint was trained with {'; '.join(other)}",
-                node=str(path),
-                hint="resume with the settings it was started with, or start in another folder",
-            )
-        self.epoch = state["epoch"]
-        self.modules.load_state_dict(state["modules"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.generator.set_state(state["generator"])
 
 
 def make_loader(
@@ -226,21 +157,6 @@ def make_loader(
         generator=generator,
         num_workers=workers,
     )
-
-
-def average_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Set each running mean and variance to its average over `batches`, in training mode."""
-    norms = [m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for a plain average
-    network.train()
-    with torch.no_grad():
-        for images in batches:
-            network(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def embed(network: CryptoFaceNet, pairs: FacePairs, size: int, batch: int = 64) -> np.ndarray:
@@ -324,15 +240,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> Path:
     """Train as the command line says; returns the path of the ONNX file."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = options.out / "checkpoint.pt"
-    if checkpoint.exists() and not options.resume:
-        raise FheCompileError(
-            "checkpoint",
-            "there is a checkpoint of an earlier run",
-            node=str(checkpoint),
-            hint="go on with --resume, or delete it",
-        )
+    checkpoint = open_folder(options.out, options.resume)
     tests = read_test_sets(options)
     images = read_training_set(options)
     settings = Settings(
@@ -347,17 +255,11 @@ def train(options: argparse.Namespace) -> Path:
         mirror=options.data != "synthetic",
         seed=options.seed,
     )
-    trainer = Trainer(settings, torch.device(options.device))
+    trainer = FaceTrainer(settings, torch.device(options.device))
     if options.resume and checkpoint.exists():
         trainer.load(checkpoint)
     loader = make_loader(images, settings, trainer.generator, options.workers)
-    bar = ProgressBar(sys.stderr)
-    while trainer.epoch < settings.epochs:
-        started = time.monotonic()
-        loss = trainer.run_epoch(loader, bar)
-        trainer.save(checkpoint)
-        seconds = time.monotonic() - started
-        print(f"epoch {trainer.epoch}: loss {loss:.3f}, {seconds:.0f} s", flush=True)
+    trainer.run(loader, checkpoint)
 
     network = trainer.network
     batches = (batch.to(trainer.device) for batch, _ in loader)

@@ -15,12 +15,9 @@ K, and a linear layer on the shuffled features is to say which, by cross-entropy
 permutations where these are at most `PERMUTATIONS`; otherwise each next one is, of `CANDIDATES`
 random ones, the one that differs in the most places from the nearest already chosen.
 
-The peak penalty keeps a polynomial network from overflowing. With z_l the values of one image after
-the batch norm of the linear term in HerPN layer l (the layer's input in deviations from its mean),
-
-    sum over l of max(0, max |z_l| - `PEAK`),    averaged over the images.
-
-The largest value only: in a mean over all of them a rare one would have no weight.
+The peak penalty (`models/peaks.py`) keeps a polynomial network from overflowing. Its z_l are the
+values after the batch norm of the linear term in HerPN layer l: the layer's input in deviations
+from its mean.
 """
 
 from __future__ import annotations
@@ -35,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.cryptofacenet import HerPN
+from models.peaks import PeakPenalty
 
 PERMUTATIONS = 24
 CANDIDATES = 1000
@@ -108,22 +106,7 @@ class Jigsaw(nn.Module):
         return functional.cross_entropy(guesses, chosen)
 
 
-class PeakPenalty:
-    """Context in which the HerPN layers of `network` are watched; `total` is the penalty then."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.total = torch.zeros(())
-        self._norms = [m.bn1 for m in network.modules() if isinstance(m, HerPN)]
-        self._watches: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> None:
-        self.total = torch.zeros(())
-        self._watches = [norm.register_forward_hook(self._add) for norm in self._norms]
-
-    def __exit__(self, *_: object) -> None:
-        for watch in self._watches:
-            watch.remove()
-
-    def _add(self, _module: nn.Module, _inputs: tuple[Tensor], z: Tensor) -> None:
-        excess = (z.abs().amax(dim=(1, 2, 3)) - PEAK).clamp_min(0)
-        self.total = self.total.to(z.device) + excess.mean()
+def watch_peaks(network: nn.Module) -> PeakPenalty:
+    """Return the penalty on the HerPN layers of `network`."""
+    norms = [m.bn1 for m in network.modules() if isinstance(m, HerPN)]
+    return PeakPenalty(norms, PEAK, lambda _norm, _inputs, z: z)

@@ -19,7 +19,7 @@ from PIL import Image  # noqa: E402  (after the skip)
 from torch.nn import functional  # noqa: E402
 
 from fhecompile.errors import FheCompileError  # noqa: E402
-from models import cryptofacenet, train_faces  # noqa: E402
+from models import cryptofacenet, train_faces, training  # noqa: E402
 from models.faces import evaluation, losses, pair_files, synthetic  # noqa: E402
 from runtime.progress import ProgressBar  # noqa: E402
 
@@ -92,7 +92,7 @@ def test_jigsaw_can_be_learnt() -> None:
 
 def test_peak_penalty_counts_the_largest_value_of_an_image() -> None:
     herpn = cryptofacenet.HerPN(1).eval()  # running mean 0 and variance 1: z = x
-    penalty = losses.PeakPenalty(herpn)
+    penalty = losses.watch_peaks(herpn)
     x = torch.tensor([[3.0, -9.0, 6.0], [1.0, 2.0, 5.0]]).view(2, 1, 1, 3).requires_grad_()
     with penalty:
         herpn(x)
@@ -111,7 +111,7 @@ def test_peak_penalty_counts_the_largest_value_of_an_image() -> None:
 def test_average_statistics_is_the_mean_over_batches() -> None:
     norm = torch.nn.BatchNorm1d(1)
     batches = [torch.tensor([[0.0], [2.0]]), torch.tensor([[10.0], [16.0]])]
-    train_faces.average_statistics(norm, iter(batches))
+    training.average_statistics(norm, iter(batches))
     assert norm.running_mean.tolist() == [7.0]
     assert norm.running_var.tolist() == [10.0]  # of 2 and 18, unbiased
     assert norm.momentum == 0.1
@@ -125,22 +125,22 @@ def test_a_resumed_run_gives_the_same_weights(tmp_path: Path) -> None:
     images = train_faces.FaceImages(pixels, np.repeat(np.arange(4), 4).tolist(), 32)
     bar = ProgressBar(io.StringIO())
 
-    def run(trainer: train_faces.Trainer, until: int) -> train_faces.Trainer:
+    def run(trainer: train_faces.FaceTrainer, until: int) -> train_faces.FaceTrainer:
         loader = train_faces.make_loader(images, settings, trainer.generator, 0)
         while trainer.epoch < until:
             trainer.run_epoch(loader, bar)
         return trainer
 
     path = tmp_path / "checkpoint.pt"
-    run(train_faces.Trainer(settings, CPU), 1).save(path)
-    resumed = train_faces.Trainer(settings, CPU)
+    run(train_faces.FaceTrainer(settings, CPU), 1).save(path)
+    resumed = train_faces.FaceTrainer(settings, CPU)
     resumed.load(path)
     torch.rand(5)  # the global generator has no part in it
-    first, second = run(resumed, 3), run(train_faces.Trainer(settings, CPU), 3)
+    first, second = run(resumed, 3), run(train_faces.FaceTrainer(settings, CPU), 3)
     assert first.optimiser.param_groups[0]["lr"] == pytest.approx(0.005)
     states = [trainer.modules.state_dict() for trainer in (first, second)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
-    start = train_faces.Trainer(settings, CPU).modules.state_dict()
+    start = train_faces.FaceTrainer(settings, CPU).modules.state_dict()
     name = "0.nets.0.conv.weight"
     assert not torch.equal(states[0][name], start[name])
 
@@ -148,7 +148,7 @@ def test_a_resumed_run_gives_the_same_weights(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = train_faces.Trainer(train_faces.Settings(size=32, people=4), CPU)
+    trainer = train_faces.FaceTrainer(train_faces.Settings(size=32, people=4), CPU)
     path = tmp_path / "checkpoint.pt"
     trainer.save(path)
     before = path.read_bytes()
@@ -167,8 +167,8 @@ def test_a_failed_save_leaves_the_old_checkpoint(
 
 def test_checkpoint_of_other_settings(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    train_faces.Trainer(train_faces.Settings(size=32, people=4), CPU).save(path)
-    other = train_faces.Trainer(train_faces.Settings(size=32, people=5, epochs=99), CPU)
+    train_faces.FaceTrainer(train_faces.Settings(size=32, people=4), CPU).save(path)
+    other = train_faces.FaceTrainer(train_faces.Settings(size=32, people=5, epochs=99), CPU)
     message = (
         f"{path}: the checkpoint was trained with people 4, not 5 [checkpoint]\n"
         "  hint: resume with the settings it was started with, or start in another folder"
@@ -224,7 +224,7 @@ def test_training_lowers_the_loss() -> None:
     settings = train_faces.Settings(size=32, people=3, batch=12, rate=0.005, scale=32.0, margin=0.2)
     pixels = list(synthetic.draw_people(0, 3, 8, 32))
     images = train_faces.FaceImages(pixels, np.repeat(np.arange(3), 8).tolist(), 32)
-    trainer = train_faces.Trainer(settings, CPU)
+    trainer = train_faces.FaceTrainer(settings, CPU)
     loader = train_faces.make_loader(images, settings, trainer.generator, 0)
     losses_seen = [trainer.run_epoch(loader, ProgressBar(io.StringIO())) for _ in range(8)]
     assert losses_seen[-1] < 0.5 * losses_seen[0], losses_seen
@@ -249,7 +249,7 @@ def test_folder_of_people(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     settings = train_faces.Settings(size=32, people=2, batch=2)
     pixels = list(synthetic.draw_people(0, 2, 1, 32))
-    trainer = train_faces.Trainer(settings, CPU)
+    trainer = train_faces.FaceTrainer(settings, CPU)
     trainer.network.linear.bias.data.fill_(math.nan)
     loader = train_faces.make_loader(
         train_faces.FaceImages(pixels, [0, 1], 32), settings, trainer.generator, 0
