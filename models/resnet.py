@@ -1,7 +1,7 @@
-"""ResNet-20 and ResNet-32 for CIFAR in torch: 3 x 32 x 32 to ten classes.
+"""ResNet-20, 32, 44, 56 and 110 for CIFAR in torch: 3 x 32 x 32 to ten classes.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2. With n
-blocks in each stage (3 or 5) there are 6 n + 2 layers with weights:
+blocks in each stage (3, 5, 7, 9 or 18) there are 6 n + 2 layers with weights:
 
     conv 3 x 3     3 -> 16    32 x 32
     n blocks            16    32 x 32
@@ -12,8 +12,11 @@ blocks in each stage (3 or 5) there are 6 n + 2 layers with weights:
     block(x) = act(conv_2(act(conv_1(x))) + shortcut(x))
 
 with 3 x 3 convolutions. The shortcut is the identity; where the shape changes, every second row and
-column of it, with channels of zeros appended (option A, without parameters). In all 269,722
-parameters with 3 blocks and 464,154 with 5; the paper says 0.27 and 0.46 million.
+column of it, with channels of zeros appended (option A, without parameters). In all
+
+    depth             20         32         44         56          110
+    parameters   269,722    464,154    658,586    853,018    1,727,962
+    the paper       0.27       0.46       0.66       0.85          1.7 million
 
 With `relu` every convolution has a batch norm, in a block also before the addition. A polynomial
 needs its input in a known range, and a sum is in none: with `square` the batch norm is part of
@@ -21,7 +24,7 @@ needs its input in a known range, and a sum is in none: with `square` the batch 
 
     python -m models.resnet export --depth 20 --activation herpn --out resnet20.onnx
 
-writes the network with random weights.
+writes the network with random weights; `models.train_images` trains those with relu.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from models import torch_export
 from models.activations import ACTIVATIONS, Activation, make_activation
 from models.cryptofacenet import calibration_images, draw_network
 
-DEPTHS = (20, 32)
+DEPTHS = (20, 32, 44, 56, 110)
 STAGES = (16, 32, 64)
 SIDE = 32
 CLASSES = 10

@@ -1,8 +1,9 @@
-"""ResNet-20, ResNet-32 and LeNet-5: as published, exported as they are, and what compiles."""
+"""ResNet, VGG-11 and LeNet-5: as published, exported as they are, and what compiles."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 torch = pytest.importorskip("torch", reason="the networks are defined in torch, not installed")
 
-from models import activations, cryptofacenet, lenet, resnet, torch_export  # noqa: E402
+from models import activations, cryptofacenet, lenet, resnet, torch_export, vgg  # noqa: E402
 
 torch.set_num_threads(1)
 NETWORKS = [
@@ -34,6 +35,8 @@ NETWORKS = [
     *[("lenet-32", activation) for activation in activations.ACTIVATIONS],
     *[("resnet-20", activation) for activation in activations.ACTIVATIONS],
     ("resnet-32", "square"),  # others differ in nothing else, and take seconds
+    ("vgg-average", "relu"),
+    ("vgg-max", "relu"),
 ]
 
 
@@ -42,6 +45,8 @@ def build(name: str, activation: Activation, seed: int = 0) -> nn.Module:
     family, _, number = name.partition("-")
     if family == "lenet":
         return lenet.build_random(activation, int(number), seed)
+    if family == "vgg":
+        return vgg.build_random(number, seed)
     return resnet.build_random(int(number), activation, seed)
 
 
@@ -57,14 +62,22 @@ def logits(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return network(torch.from_numpy(x)).numpy()
 
 
-# He et al., table 6, says 0.27 M and 0.46 M; LeNet-5's is the literature's number.
+# He et al., table 6, says 0.27, 0.46, 0.66, 0.85 and 1.7 M; LeNet-5's is the literature's number.
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("lenet-28", 61_706), ("lenet-32", 61_706), ("resnet-20", 269_722), ("resnet-32", 464_154)],
+    [
+        ("lenet-28", 61_706),
+        ("lenet-32", 61_706),
+        ("resnet-20", 269_722),
+        ("resnet-32", 464_154),
+        ("resnet-44", 658_586),
+        ("resnet-56", 853_018),
+        ("resnet-110", 1_727_962),
+    ],
 )
 @pytest.mark.parametrize("activation", activations.ACTIVATIONS)
 def test_parameters(name: str, expected: int, activation: Activation) -> None:
-    number = int(name[-2:])
+    number = int(name.partition("-")[2])
     # LeNet-5 has no batch norms whose parameters HerPN's could replace.
     more = 2 * (6 + 16 + 120 + 84) if (name[:5], activation) == ("lenet", "herpn") else 0
     make = lenet.LeNet5 if name.startswith("lenet") else resnet.ResNet
@@ -88,6 +101,21 @@ def test_layers_of_resnet() -> None:
             assert active == depth - 1
             norms = found(torch.nn.BatchNorm2d)
             assert norms == (depth - 1) * (3 if activation == "herpn" else 1)
+
+
+def test_layers_of_vgg() -> None:
+    """Eight convolutions and a linear layer; their parameters by hand."""
+    widths = [3, 64, 128, 256, 256, 512, 512, 512, 512]
+    weights = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(widths)) + 512 * 10 + 10
+    x = torch.zeros(2, 3, 32, 32)
+    for pool, kind in (("average", torch.nn.AvgPool2d), ("max", torch.nn.MaxPool2d)):
+        network = vgg.VGG11(pool)
+        modules = list(network.modules())
+        assert sum(p.numel() for p in network.parameters()) == weights == 9_228_362
+        assert sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in modules) == 9
+        assert sum(isinstance(m, torch.nn.ReLU) for m in modules) == 8
+        assert sum(isinstance(m, kind) for m in modules) == 5
+        assert network.eval()(x).shape == (2, 10)
 
 
 def test_shortcut_keeps_and_appends_zeros() -> None:
@@ -219,6 +247,7 @@ def test_relu_lenet_keeps_the_promise_that_the_refusal_names(
     [
         (lambda: resnet.ResNet(21), "depth must be 6 n + 2 with a positive n, not 21"),
         (lambda: resnet.ResNet(2), "depth must be 6 n + 2 with a positive n, not 2"),
+        (lambda: vgg.VGG11("min"), "pool must be average or max, not min"),
         (lambda: lenet.LeNet5(size=30), "size must be 28 or 32, not 30"),
         (
             lambda: activations.make_activation("gelu", 1),
@@ -239,6 +268,7 @@ def test_networks_that_are_none(make, text: str) -> None:
         (lenet.main, ["--size", "28"], "relu, 28, 61706 parameters"),
         (resnet.main, ["--activation", "herpn"], "20, herpn, 269722 parameters"),
         (resnet.main, ["--depth", "32"], "32, relu, 464154 parameters"),
+        (vgg.main, ["--pool", "max"], "max, 9228362 parameters"),
     ],
 )
 def test_export_command(main, arguments, text, tmp_path: Path, capsys) -> None:
@@ -247,5 +277,5 @@ def test_export_command(main, arguments, text, tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out == f"network.onnx: {text}\n"
     onnxruntime.InferenceSession(str(path))
     with pytest.raises(SystemExit) as leaving:
-        main(["export", "--activation", "gelu", "--out", str(path)])
+        main(["export", arguments[0], "gelu", "--out", str(path)])
     assert leaving.value.code == 2
