@@ -4,7 +4,12 @@
 `digits`               data, command line and accuracy of the two digit classifiers (no torch)
 `digits_networks`      `DigitsMLP` and `DigitsCNN` in torch, and their training
 `cryptofacenet`        CryptoFaceNet in torch for any multiple of 32, exported with random weights
-`resnet`, `lenet`      ResNet-20, ResNet-32 and LeNet-5 for comparison, with random weights
+`resnet`, `vgg`        ResNet-20 to ResNet-110 and VGG-11 for images of 3 x 32 x 32
+`lenet`                LeNet-5 for comparison, with random weights
+`train_images`         training of ResNets and VGG-11 on CIFAR-10 or synthetic `images`
+`train_faces`          training of CryptoFaceNet, with `faces`
+`training`, `peaks`    what both share: runs that can be resumed, a penalty on largest values
+`pickles`              pickles of data, read without running what they say
 `activations`          what stands for relu in these
 `demo`                 first success: a digit classifier compiled, run encrypted, compared
 `torch_export`         what the exporting modules share: ONNX export, largest absolute value,
