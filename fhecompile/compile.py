@@ -1,6 +1,9 @@
 """The whole road from a model to a plan.
 
 ONNX file --frontend--> tensor graph --passes--> slot graph --emit_plan--> plan
+
+The passes are those for a leveled evaluation wherever that is possible; a network that is too deep
+for it is compiled with refreshes.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fhecompile.ir.program import Pass, PassRecord, Program
+    from fhecompile.ir.tensor import TensorGraph
     from fhecompile.plan import Plan
 
 LEAST_MEMORY = 1 << 20
 MOST_SAMPLES = 4096
+MOST_LEVELS = 60
+MOST_EXPECTED_DEPTH = 60  # that a leveled evaluation is tried for at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +72,19 @@ def compile_model(
 ) -> Compilation:
     """`compile` with the passes' records and the final program."""
     from fhecompile.ir.program import PassManager
+    from fhecompile.pipeline import build_pipeline
     from fhecompile.plan import Plan
+    from passes import REFRESHED_PIPELINE
 
-    passes, program = start(model, calibration, options)
+    passes, given = start(model, calibration, options)
     manager = PassManager(passes)
-    program = manager.run(program)
+    try:
+        program = manager.run(given)
+    except FheCompileError as error:
+        if error.code != "too-deep" or options.passes or not options.bootstrap:
+            raise
+        manager = PassManager(build_pipeline(options.passes, REFRESHED_PIPELINE))
+        program = manager.run(given)
     return Compilation(program.facts[Plan], manager.records, program)
 
 
@@ -91,12 +105,12 @@ def start(
 
     check_options(options)
     options = with_activations(options)
-    passes = build_pipeline(options.passes)
+    imported = import_model(model, options.input_shapes, options.outputs)
+    passes = build_pipeline(options.passes, default_pipeline(imported.graph, options))
     if not any(Plan in p.gives for p in passes):
         raise FheCompileError(
             "pipeline-order", "no pass of the pipeline gives a plan", hint="end it with emit_plan"
         )
-    imported = import_model(model, options.input_shapes, options.outputs)
     samples = (
         synthetic_calibration(imported.graph)
         if calibration is None
@@ -109,6 +123,17 @@ def start(
         ]
     )
     return passes, Program(imported.graph, options, facts)
+
+
+def default_pipeline(graph: TensorGraph, options: CompileOptions) -> str:
+    """The refreshed pipeline where it is asked for, or where a leveled one cannot do."""
+    from fhecompile.ir.depth import expect_depth
+    from passes import DEFAULT_PIPELINE, REFRESHED_PIPELINE
+
+    error = options.activation_error or 2.0**-options.precision_bits
+    is_deep = expect_depth(graph, max(1, round(-math.log2(error)))) > MOST_EXPECTED_DEPTH
+    refreshed = options.bootstrap and (is_deep or bool(options.level_budget))
+    return REFRESHED_PIPELINE if refreshed else DEFAULT_PIPELINE
 
 
 def _options(options: CompileOptions | None, changes: Mapping[str, Any]) -> CompileOptions:
@@ -150,6 +175,10 @@ def check_options(options: CompileOptions) -> None:
         wrong = "threshold is given without pairs to match, there is nothing to subtract it from"
     elif options.batch > 1 and options.match == "gallery":
         wrong = f"batch is {options.batch}, but a gallery's templates are made one at a time"
+    elif not 0 <= options.level_budget <= MOST_LEVELS:
+        wrong = f"level_budget is {options.level_budget}, allowed are 0 to {MOST_LEVELS}"
+    elif options.level_budget and not options.bootstrap:
+        wrong = "level_budget is given without refreshes, for which it is meant"
     elif options.max_keys < 0:
         wrong = f"max_keys is {options.max_keys}, allowed are 0 and more"
     elif options.max_memory is not None and options.max_memory < LEAST_MEMORY:

@@ -52,6 +52,9 @@ class CompileOptions:
         batch: samples that share one set of ciphertexts; takes longer than one of them, but not as
             many times.
         max_keys: rotation keys a plan may need; rare rotations are composed of others.
+        bootstrap: whether values of a network that is too deep without may be refreshed.
+        level_budget: primes a value may use between two refreshes, of which there are as many as
+            that takes; 0: whatever is fastest, and none where none is needed.
         max_memory: bytes a run on one image may take, if a plan can be found that does.
         input_shapes: shapes for inputs whose ONNX shape is dynamic.
         outputs: names of ONNX values to compute instead of the model's outputs; what only others
@@ -69,6 +72,8 @@ class CompileOptions:
     threshold: float = 0.0
     batch: int = 1
     max_keys: int = 64
+    bootstrap: bool = True
+    level_budget: int = 0
     max_memory: int | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()

@@ -15,27 +15,30 @@ from importlib.metadata import entry_points
 
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Pass
-from passes import BUILT_IN, DEFAULT_PIPELINE
+from passes import BUILT_IN, DEFAULT_PIPELINE, REFRESHED_PIPELINE
+
+PIPELINES = (DEFAULT_PIPELINE, REFRESHED_PIPELINE)
 
 _ITEM = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
 
 
-def build_pipeline(text: str = "") -> list[Pass]:
+def build_pipeline(text: str = "", default: str = DEFAULT_PIPELINE) -> list[Pass]:
     """The passes of a pipeline text; empty means the default pipeline.
 
     A text that starts with `+` changes options of the default pipeline:
-    `+assign_layouts{complex=false}`.
+    `+assign_layouts{complex=false}`. What concerns passes of the other one is left out.
     """
     if text.startswith("+"):
         changes = _items(text[1:])
-        order = [(name, "") for name, _ in _items(DEFAULT_PIPELINE)]
-        known = {name for name, _ in order}
-        for name, _ in changes:
+        order = [(name, "") for name, _ in _items(default)]
+        known = {name for either in PIPELINES for name, _ in _items(either)}
+        for name, options in changes:
             if name not in known:
                 raise _unknown(name)
+            _make(name, options)
         changed = dict(changes)
         return [_make(name, changed.get(name, "")) for name, _ in order]
-    return [_make(name, options) for name, options in _items(text or DEFAULT_PIPELINE)]
+    return [_make(name, options) for name, options in _items(text or default)]
 
 
 def _items(text: str) -> list[tuple[str, str]]:

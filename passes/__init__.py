@@ -1,6 +1,6 @@
 """The passes, one flat file each; `fhecompile.pipeline` turns pipeline texts into passes.
 
-`BUILT_IN` names them in the order of the default pipeline without importing any of them. File
+`BUILT_IN` names them in the order of the default pipelines without importing any of them. File
 name, class name and pipeline name are one name: `fold_batchnorm` is `FoldBatchnorm` in
 `passes/fold_batchnorm.py`.
 """
@@ -15,11 +15,14 @@ BUILT_IN = (
     "match_embeddings",
     "batch_samples",
     "fit_functions",
+    "fit_refreshes",
+    "place_refreshes",
     "balance_quadratics",
     "lower_polynomials",
     "balance_products",
     "infer_ranges",
     "select_parameters",
+    "select_refreshes",
     "assign_scales",
     "assign_levels",
     "assign_layouts",
@@ -32,10 +35,20 @@ BUILT_IN = (
     "emit_plan",
 )
 
-DEFAULT_PIPELINE = (
+_GRAPH = (
     "clean_graph,fold_batchnorm,fuse_polynomials,merge_affine,move_copies,clean_graph,pack_branches,"
-    "match_embeddings,batch_samples,infer_ranges,fit_functions,balance_quadratics,lower_polynomials,"
-    "balance_products,infer_ranges,"
-    "select_parameters,assign_scales,assign_levels,assign_layouts,"
+    "match_embeddings,batch_samples,infer_ranges,"
+)
+_POLYNOMIALS = "balance_quadratics,lower_polynomials,balance_products,infer_ranges,"
+_SLOTS = (
+    "assign_scales,assign_levels,assign_layouts,"
     "lower_affine,build_slots,limit_keys,join_folds,share_rotations,schedule_operations,emit_plan"
+)
+
+# For networks that fit the primes a secure ring has.
+DEFAULT_PIPELINE = f"{_GRAPH}fit_functions,{_POLYNOMIALS}select_parameters,{_SLOTS}"
+
+# For deeper ones: values get new primes on the way, and functions are evaluated as they do.
+REFRESHED_PIPELINE = (
+    f"{_GRAPH}fit_refreshes,{_POLYNOMIALS}place_refreshes,select_refreshes,{_SLOTS}"
 )

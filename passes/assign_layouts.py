@@ -32,15 +32,16 @@ from fhecompile.ckks.bsgs import RotationCosts, rotation_costs
 from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.diagonals import Packing
 from fhecompile.ckks.gallery import template_layout
-from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.layout import Layout, next_power_of_two
 from fhecompile.ckks.map_cost import MapCost, estimate_map, unpacking_seconds
 from fhecompile.ckks.offsets import IndexParts
 from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import Parameters
+from fhecompile.ckks.refresh_cost import refresh_seconds
 from fhecompile.ckks.slot_mask import mask_factor, order_for
 from fhecompile.errors import InternalError
 from fhecompile.ir.depth import measure_powers
-from fhecompile.ir.placement import free_bits, input_layouts, result_layouts
+from fhecompile.ir.placement import free_bits, input_layouts, layout_classes, result_layouts
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.relations import Relation, relations
 from fhecompile.ir.scales import ScalePlan, makers, mask_scales
@@ -51,6 +52,7 @@ from fhecompile.ir.tensor import (
     Node,
     Output,
     Poly,
+    Refresh,
     TensorGraph,
     is_product_free,
     uniform_sum_weight,
@@ -146,6 +148,10 @@ class _Search:
         self.mask_order = order_for(2.0 ** -(self.precision + 6.0))
         self.classes = layout_classes(self.graph)
         self.powers = measure_powers(self.graph, self.classes)
+        # A refresh would make anything of values without meaning, and needs its very scale.
+        self.may_spill = options.spill and not any(isinstance(n, Refresh) for n in self.graph)
+        sizes = [node.size for node in self.graph if isinstance(node, Refresh)]
+        self.refreshed = min(self.slots, next_power_of_two(max(sizes, default=1)))
         self.template = ""  # the value that is to be a template
         if program.options.match == "gallery":
             self.template = self.graph.outputs()[0].inputs[0]
@@ -225,7 +231,10 @@ class _Search:
         if node.name not in self.followed:
             self.followed[node.name] = relations(node.maps[0], node.shape, source.shape)
         found = result_layouts(node, self.followed[node.name], source, parts)
-        if self.options.spill and self.powers[node.name] <= 1 and self._may_spill(users):
+        if any(isinstance(self.graph[name], Refresh) for name in self.classes[node.name]):
+            # All refreshes are of one number of slots, whose transforms are gigabytes.
+            found = [x for x in found if x.period <= self.refreshed] or found
+        if self.may_spill and self.powers[node.name] <= 1 and self._may_spill(users):
             for layout in list(found):
                 found += [replace(layout, spill=bit) for bit in free_bits(layout)[:2]]
         return found
@@ -267,6 +276,9 @@ class _Search:
         if isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1):
             x = ValueType("ciphertext", self.scales.level[node.inputs[0]], 0.0)
             seconds = operation_seconds("square", [x], {}, self.parameters) * layout.ciphertexts
+        elif isinstance(node, Refresh):
+            seconds = refresh_seconds(self.parameters, layout.period, node.terms)
+            seconds *= layout.ciphertexts
         return replace(state, seconds=state.seconds + seconds)
 
     def _lowering(
@@ -372,24 +384,3 @@ class _Search:
             )
         estimate = self.estimates[key]
         return math.inf if estimate is None else estimate.seconds
-
-
-def layout_classes(graph: TensorGraph) -> dict[str, tuple[str, ...]]:
-    """Per value the values that must share its layout (all of one shape), in graph order."""
-    leader = {node.name: node.name for node in graph}
-
-    def find(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    for node in graph:
-        if isinstance(node, Affine) and not (is_product_free(node) and node.size > 1):
-            continue
-        for operand in node.inputs:
-            if graph[operand].size == node.size:
-                leader[find(node.name)] = find(operand)
-    members: dict[str, list[str]] = {}
-    for node in graph:
-        members.setdefault(find(node.name), []).append(node.name)
-    return {node.name: tuple(members[find(node.name)]) for node in graph}

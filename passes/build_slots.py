@@ -7,6 +7,8 @@ r"""Lowers the tensor graph to ciphertext operations.
              and the bias last, after the rescales, so that every key switch happens at the larger
              scale
     poly     square, plus the linear term at the square's scale, plus the constant
+    refresh  the operand at its scale and on its level, every ciphertext refreshed; with
+             f - f(0) where there are holes, so that they stay zero, and f(0) added
     sums     w * (sum of all elements): rotations by 1, 2, 4, ... and a relabelled scale
 
 Operands at different levels meet at the deeper one. Holes stay zero throughout, but for spilled
@@ -33,7 +35,7 @@ from fhecompile.ckks.slot_mask import mask_factor
 from fhecompile.errors import InternalError
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePlan, match_scales
-from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
+from fhecompile.ir.slots import MapConstant, SeriesConstant, SlotGraph, VectorConstant
 from fhecompile.ir.tensor import (
     Add,
     Affine,
@@ -42,6 +44,7 @@ from fhecompile.ir.tensor import (
     Node,
     Output,
     Poly,
+    Refresh,
     Shape,
     uniform_identity_weight,
     uniform_sum_weight,
@@ -80,6 +83,9 @@ class _Builder:
         self.slots = SlotGraph(self.scales.policy.prime_bits)
         self.values: dict[str, list[int]] = {}
         self.copied: dict[tuple[int, int], int] = {}
+        self.refreshed_slots = max(
+            (self.layouts[n.name].period for n in self.graph if isinstance(n, Refresh)), default=1
+        )
         self.inputs = {name: k for k, name in enumerate(self.graph.given())}
         self.input_parts = [0] * len(self.inputs)
         self.outputs = {n.name: k for k, n in enumerate(self.graph.outputs())}
@@ -101,6 +107,8 @@ class _Builder:
                 self.values[node.name] = self._poly(node)
             case Mul() | Add():
                 self.values[node.name] = self._binary(node)
+            case Refresh():
+                self.values[node.name] = self._refresh(node)
             case _:
                 raise InternalError(f"no lowering for {node.op}")
 
@@ -119,11 +127,12 @@ class _Builder:
 
     def _input(self, node: Input) -> list[int]:
         tensor = self.inputs[node.given or node.name]
+        level = self.scales.level[node.name]
         first = self.input_parts[tensor]
         self.input_parts[tensor] += self.layouts[node.name].ciphertexts
         scale = float(self.scales.scale[node.name])
         return [
-            self.emit("input", tensor=tensor, part=part, level=0, scale=scale)
+            self.emit("input", tensor=tensor, part=part, level=level, scale=scale)
             for part in range(first, self.input_parts[tensor])
         ]
 
@@ -328,6 +337,33 @@ class _Builder:
         values = self.plus_vector(values, np.asarray(node.coefficients[0]), node)
         return [self.rescaled(value) for value in values]
 
+    def _refresh(self, node: Refresh) -> list[int]:
+        layout, bootstrap = self.layouts[node.name], self.parameters.bootstrap
+        if bootstrap is None:
+            raise InternalError(f"{node.name} is a refresh, the parameters have none")
+        has_holes = layout.size < layout.period * layout.ciphertexts
+        coefficients, at_zero = node.stored_series(has_holes)
+        share = node.unit * max(abs(node.low), abs(node.high))
+        self.slots.series.append(SeriesConstant(coefficients, share))
+        lift, values = self.scales.lifts[node.name], []
+        scale = float(self.scales.scale[node.name])
+        for value in self.values[node.inputs[0]]:
+            value = self._lifted(value, lift.bits, lift.rescales)
+            value = self.at_level(value, self.parameters.deepest_operand)
+            values.append(
+                self.emit(
+                    "refresh",
+                    value,
+                    series=len(self.slots.series) - 1,
+                    slots=self.refreshed_slots,
+                    level=bootstrap.output_level,
+                    scale=scale,
+                )
+            )
+        if at_zero:
+            values = self.plus_vector(values, np.array(at_zero), node)
+        return values
+
     def _binary(self, node: Node) -> list[int]:
         left, right = (self.values[name] for name in node.inputs)
         parts = max(len(left), len(right))
@@ -349,16 +385,19 @@ class _Builder:
         level = max(self.level(a), self.level(b))
         summands = []
         for value, bits, rescales in zip((a, b), found.bits, found.rescales, strict=True):
-            value = self.at_level(value, level - rescales)
-            if bits == round(bits):
-                value = self.emit("scale_up", value, bits=round(bits)) if bits else value
-            else:
-                ones = self.vector(np.ones(()), (1,), self._everywhere())
-                value = self.emit("mul_plain", value, vector=ones, part=0, scale=bits)
-            for _ in range(rescales):
-                value = self.emit("rescale", value)
-            summands.append(value)
+            summands.append(self._lifted(self.at_level(value, level - rescales), bits, rescales))
         return summands
+
+    def _lifted(self, value: int, bits: float, rescales: int) -> int:
+        """The value at a scale that is `bits` higher, then `rescales` primes lower."""
+        if bits == round(bits):
+            value = self.emit("scale_up", value, bits=round(bits)) if bits else value
+        else:
+            ones = self.vector(np.ones(()), (1,), self._everywhere())
+            value = self.emit("mul_plain", value, vector=ones, part=0, scale=bits)
+        for _ in range(rescales):
+            value = self.emit("rescale", value)
+        return value
 
     def _everywhere(self) -> Layout:
         slots = next(iter(self.layouts.values())).slots

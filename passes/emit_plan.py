@@ -112,6 +112,7 @@ class _Emitter:
             schema.VectorInfo(self.array(np.asarray(v.values)), self.layout(v.layout))
             for v in graph.vectors
         )
+        series = tuple(schema.SeriesInfo(self.array(x.coefficients), x.share) for x in graph.series)
         inputs = tuple(self.input(name, views) for name, views in program.graph.given().items())
         outputs = tuple(self.output(node) for node in program.graph.outputs())
         identity = facts[ModelIdentity]
@@ -122,15 +123,7 @@ class _Emitter:
                 model_name=identity.name,
                 model_sha256=identity.sha256,
                 calibration="synthetic" if facts[Calibration].synthetic else "given",
-                parameters=schema.ParametersInfo(
-                    ring_dimension=parameters.ring_dimension,
-                    levels=parameters.levels,
-                    prime_bits=parameters.prime_bits,
-                    first_prime_bits=parameters.first_prime_bits,
-                    digits=parameters.digits,
-                    security_bits=parameters.security_bits,
-                    insecure=parameters.insecure,
-                ),
+                parameters=schema.ParametersInfo.of(parameters),
                 batch=program.options.batch,
                 inputs=inputs,
                 outputs=outputs,
@@ -149,10 +142,12 @@ class _Emitter:
                 keys=schema.KeysInfo(
                     keys.offsets,
                     keys.conjugation,
-                    any(node.op in ("mul", "square") for node in graph),
+                    any(node.op in ("mul", "square", "refresh") for node in graph),
+                    keys.refreshes,
                 ),
                 maps=maps,
                 vectors=vectors,
+                series=series,
                 layers=tuple(self.layer(node, ranges) for node in program.graph),
                 prediction=schema.PredictionInfo(
                     error=choice.predicted_error,

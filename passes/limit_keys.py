@@ -9,7 +9,8 @@ A key is worth what its rotations would cost without it. With r = s + t, both s 
 
 Keys go one at a time, the cheapest first, until there are at most `max_keys` and all keys fit half
 of `max_memory`; the other half is for ciphertexts and constants, whose memory is known only later.
-A gallery (`--match gallery`) has rotations of its own, whose keys stay and may be composed of.
+A gallery (`--match gallery`) has rotations of its own, whose keys stay and may be composed of;
+refreshes have dozens, which are not counted.
 Keys that compositions need stay until all others are gone; then one of them may be composed in
 turn, and what is composed of it takes one key switch more.
 """
@@ -49,7 +50,9 @@ class LimitKeys(Pass):
         parameters = program.facts[Parameters]
         graph = program.slot_graph()
         uses = _uses(graph, parameters)
-        composed = _compose(uses, parameters.slots, key_budget(program), kept_rotations(program))
+        given = kept_rotations(program)
+        budget = key_budget(program) + (len(given) if parameters.bootstrap else 0)
+        composed = _compose(uses, parameters.slots, budget, given)
         remark = f"{len(uses)} rotations, {len(composed)} composed of others"
         if not composed:
             return PassResult(program, False, (remark,))

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fhecompile.ckks.parameters import Parameters
+from fhecompile.ckks.refresh_cost import refresh_plaintext_bytes
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.slots import SlotGraph, SlotNode
+from fhecompile.plan.schema import KeysInfo
 from passes.share_rotations import RotationKeys
 
 RUNTIME_BYTES = 160 << 20  # interpreter, libraries, plan
 WORKING_CIPHERTEXTS = 8  # temporaries of the operations in flight
+REFRESH_CIPHERTEXTS = 20  # rotated babies in the basis QP, or powers of the exponential
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,17 @@ def _memory(graph: SlotGraph, parameters: Parameters, keys: RotationKeys) -> Mem
                 live -= size[operand]
         if node.id not in last_use and node.op != "output":
             live -= size[node.id]
-    relinearisation = any(node.op in ("mul", "square") for node in graph)
-    count = len(keys.offsets) + int(keys.conjugation) + int(relinearisation)
-    key_bytes = count * parameters.key_bytes
+    relinearisation = any(node.op in ("mul", "square", "refresh") for node in graph)
+    info = KeysInfo(keys.offsets, keys.conjugation, relinearisation, keys.refreshes)
+    key_bytes = info.count * parameters.key_bytes
     expanded = sorted(len(m.diagonals) * parameters.slots * 16 for m in graph.maps)
     # Two maps are expanded at a time, each needing a working copy.
     working = RUNTIME_BYTES + 2 * sum(expanded[-2:])
     working += WORKING_CIPHERTEXTS * parameters.ciphertext_bytes()
+    for slots in keys.refreshes:
+        working += refresh_plaintext_bytes(parameters, slots)
+    if keys.refreshes:
+        working += REFRESH_CIPHERTEXTS * parameters.ciphertext_bytes()
     return MemoryPrediction(key_bytes, peak, key_bytes + peak + working)
 
 

@@ -37,7 +37,7 @@ from itertools import product
 from typing import ClassVar
 
 from fhecompile.ckks.gallery import TEMPLATE_BITS
-from fhecompile.ckks.noise import PEAK_TO_RMS
+from fhecompile.ckks.noise import PEAK_TO_RMS, refresh_error
 from fhecompile.ckks.parameters import (
     FIRST_PRIME_BITS,
     MAX_LOG_QP,
@@ -74,6 +74,7 @@ class MeasuredErrors:
     constants: float
     noise: float
     primes: float
+    refreshes: float
     output_range: float
 
     REFERENCE: ClassVar[tuple[int, float, float]] = (1 << 16, 35.0, 24.0)
@@ -84,10 +85,11 @@ class MeasuredErrors:
         growth = n / n0
         return self.constants * math.sqrt(growth) * 2.0**a0, self.noise * growth * 2.0**s0
 
-    def error(self, n: int, s: float, a: float) -> float:
+    def error(self, n: int, s: float, a: float, q: int) -> float:
         """Predicted rms error of the outputs."""
         constants, noise = self.at(n)
-        return math.hypot(constants * 2.0**-a, noise * 2.0**-s)
+        refreshed = self.refreshes * refresh_error(n, q) if self.refreshes else 0.0
+        return math.hypot(constants * 2.0**-a, noise * 2.0**-s, refreshed)
 
     def best_split(self, n: int, total: int) -> tuple[float, float]:
         """s and a of the smallest error for s + a = total."""
@@ -107,7 +109,7 @@ def measure_errors(program: Program) -> MeasuredErrors:
     inputs = {k: x[chosen[: len(x)]] for k, x in program.facts[Calibration].inputs.items()}
     found = predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE)
     output_range = fitted_error(program).output_range
-    return MeasuredErrors(found.constants, found.noise, found.primes, output_range)
+    return MeasuredErrors(found.constants, found.noise, found.primes, found.refreshes, output_range)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +274,7 @@ class _Search:
             s, a = self.measured.best_split(n, total)
             if fixed:
                 s, a = options.activation_bits, options.constant_bits
-            error = self.measured.error(n, s, a)
+            error = self.measured.error(n, s, a, q)
             if PEAK_TO_RMS * error + self.reserved > self.promised and not fixed:
                 continue
             fewest = q * len(graph.nodes)
@@ -304,7 +306,7 @@ class _Search:
     def _too_imprecise(self, n: int, levels: int) -> FheCompileError:
         q = self.widest
         s, a = self.measured.best_split(n, 2 * q)
-        error = PEAK_TO_RMS * self.measured.error(n, s, a) / self.range
+        error = PEAK_TO_RMS * self.measured.error(n, s, a, q) / self.range
         if self.program.options.activation_error is None:
             error += self.fitted / self.range
         reached = 1.0 / max(error, self._spread(n, levels, q))

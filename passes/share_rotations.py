@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from fhecompile.ckks.bootstrap import refresh_rotations
 from fhecompile.ckks.gallery import gallery_rotations
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -23,18 +24,32 @@ from fhecompile.ir.slots import SlotGraph, SlotNode
 
 @dataclass(frozen=True)
 class RotationKeys:
-    """Rotation offsets that need a key, in [1, slots), and whether conjugation needs one."""
+    """Rotation offsets that need a key, in [1, slots), whether conjugation does, and refreshes."""
 
     offsets: tuple[int, ...]
     conjugation: bool
+    refreshes: tuple[int, ...] = ()
 
 
 def kept_rotations(program: Program) -> set[int]:
-    """Offsets in [1, slots) that need a key whatever the network rotates by: those of a gallery."""
-    if program.options.match != "gallery":
-        return set()
-    (output,) = program.graph.outputs()
-    return gallery_rotations(output.size, program.facts[Parameters].slots)
+    """Offsets in [1, slots) that need a key whatever the network rotates by.
+
+    They are those of a gallery and of refreshes.
+    """
+    parameters = program.facts[Parameters]
+    kept = set()
+    if program.options.match == "gallery":
+        (output,) = program.graph.outputs()
+        kept |= gallery_rotations(output.size, parameters.slots)
+    if parameters.bootstrap is not None:
+        for slots in refreshed_slots(program.slot_graph()):
+            kept |= refresh_rotations(parameters.bootstrap, slots, parameters.slots)
+    return kept
+
+
+def refreshed_slots(graph: SlotGraph) -> tuple[int, ...]:
+    """Numbers of slots that values are refreshed in."""
+    return tuple(sorted({node.attributes["slots"] for node in graph if node.op == "refresh"}))
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,9 @@ class ShareRotations(Pass):
         }
         offsets |= kept_rotations(program)
         keys = RotationKeys(
-            tuple(sorted(offsets - {0})), any(node.op == "conjugate" for node in graph)
+            tuple(sorted(offsets - {0})),
+            any(node.op == "conjugate" for node in graph),
+            refreshed_slots(graph),
         )
         remark = f"{len(keys.offsets)} rotation keys, {rewriter.hoisted} hoisted groups"
         return PassResult(replace(program.having(keys), slots=graph), True, (remark,))

@@ -180,7 +180,9 @@ class _State:
                 if self.ready:
                     _, image, number = heapq.heappop(self.ready)
                     node = self.executor.nodes[number]
-                    wide = self.executor.wide or (self.idle > 0 and not self.ready)
+                    # A refresh is so long that others will wait for it before it ends.
+                    alone = self.idle > 0 or node.op == "refresh"
+                    wide = self.executor.wide or (alone and not self.ready)
                     operands = [self.values[image][i] for i in node.inputs]
                     return _Step(node, image, operands, wide)
                 ahead = self.executor.backend.claim_ahead()

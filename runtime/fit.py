@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.ckks.cost import ring_unit, step_primes
+from fhecompile.ckks.cost_steps import ring_unit, step_primes
 from fhecompile.ckks.cost_table import MILLISECONDS, CostTable
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import InternalError

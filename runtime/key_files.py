@@ -135,6 +135,7 @@ def _joint_keys(plans: Sequence[Plan]) -> KeysInfo:
         tuple(sorted({r for k in keys for r in k.rotations})),
         any(k.conjugation for k in keys),
         any(k.relinearisation for k in keys),
+        tuple(sorted({slots for k in keys for slots in k.refreshes})),
     )
 
 
@@ -183,8 +184,7 @@ def _check_folder(folder: Path, plan: Plan, keys: KeysInfo) -> None:
         )
     if not folder.parent.is_dir():
         raise _no_folder(folder, f"there is no folder {folder.parent}")
-    count = len(keys.rotations) + int(keys.conjugation) + int(keys.relinearisation)
-    needed, free = count * plan.parameters.key_bytes, shutil.disk_usage(folder.parent).free
+    needed, free = keys.count * plan.parameters.key_bytes, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise FheCompileError(
             "disk-full",

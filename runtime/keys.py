@@ -22,7 +22,7 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan.schema import KeysInfo
 from runtime.backends.encoder import Vector, encode_vector
 from runtime.backends.openmp import allow_inner_threads
-from runtime.library import load_openfhe, make_context, unreadable, wrapped
+from runtime.library import load_openfhe, make_context, prepare_refreshes, unreadable, wrapped
 
 Ciphertext = Any
 
@@ -75,11 +75,12 @@ class ServerContext:
 
     def missing_keys(self, keys: KeysInfo) -> list[str]:
         """Names of the listed evaluation keys that this context does not have."""
-        held: set[int] = set()
-        with contextlib.suppress(RuntimeError):  # there is none at all
-            held.update(self.context.GetExistingEvalAutomorphismKeyIndices(self.key_tag))
+        held = held_indices(self.context, self.key_tag)
         wanted = automorphism_indices(self.parameters, keys)
         missing = [name for name, index in wanted.items() if index not in held]
+        order = 2 * self.parameters.ring_dimension
+        if keys.refreshes and not held.issuperset({order - 2, order - 4}):
+            missing.append("refresh")
         if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
             missing.append("relinearisation")
         return missing
@@ -99,6 +100,14 @@ class ServerContext:
                 self.context.InsertEvalMultKey(vector, tag)
 
 
+def held_indices(context: Any, key_tag: str) -> set[int]:
+    """Galois elements of the automorphism keys that OpenFHE holds under a tag."""
+    held: set[int] = set()
+    with contextlib.suppress(RuntimeError):  # there is none at all
+        held.update(context.GetExistingEvalAutomorphismKeyIndices(key_tag))
+    return held
+
+
 def generate_keys(
     parameters: Parameters, keys: KeysInfo, threads: int = 1
 ) -> tuple[SecretContext, ServerContext]:
@@ -111,6 +120,7 @@ def generate_keys(
     if keys.relinearisation:
         with wrapped("generating keys"):
             secret.context.EvalMultKeyGen(secret.secret_key)
+    generate_refresh_keys(secret, keys)
     for _, made in generate_automorphism_keys(secret, keys, threads):
         secret.context.InsertEvalAutomorphismKey(made, server.key_tag)
     return secret, server
@@ -129,14 +139,28 @@ def generate_key_pair(parameters: Parameters) -> SecretContext:
     )
 
 
+def generate_refresh_keys(secret: SecretContext, keys: KeysInfo) -> None:
+    """Makes the keys of refreshes, which OpenFHE holds under the key's tag.
+
+    Two of them switch to a sparse secret and back, which is drawn here and in no other place.
+    """
+    for slots in keys.refreshes:
+        prepare_refreshes(secret.context, secret.parameters, slots)
+        with wrapped("generating keys of refreshes"):
+            secret.context.EvalBootstrapKeyGen(secret.secret_key, slots)
+
+
 def generate_automorphism_keys(
     secret: SecretContext, keys: KeysInfo, threads: int
 ) -> Iterator[tuple[str, Any]]:
     """(name, evaluation key) of each rotation and the conjugation, made on `threads` threads.
 
-    About `threads` keys are in memory at a time, if the caller keeps none.
+    About `threads` keys are in memory at a time, if the caller keeps none. Those that OpenFHE holds
+    already, because refreshes need them as well, are not made again.
     """
-    left = iter(automorphism_indices(secret.parameters, keys).items())
+    held = held_indices(secret.context, secret.secret_key.GetKeyTag())
+    wanted = automorphism_indices(secret.parameters, keys)
+    left = iter([(name, index) for name, index in wanted.items() if index not in held])
 
     def make(index: int) -> Any:
         with wrapped("generating keys"):

@@ -80,7 +80,10 @@ def make_context(parameters: Parameters, is_complex: bool = True) -> Any:
     """An OpenFHE context for the plan's parameters; OpenFHE checks the security itself."""
     o = load_openfhe()
     p = o.CCParamsCKKSRNS()
-    p.SetSecretKeyDist(o.SecretKeyDist.UNIFORM_TERNARY)
+    bootstrap = parameters.bootstrap
+    p.SetSecretKeyDist(
+        o.SecretKeyDist.SPARSE_ENCAPSULATED if bootstrap else o.SecretKeyDist.UNIFORM_TERNARY
+    )
     level = {128: "HEStd_128_classic", 192: "HEStd_192_classic", 256: "HEStd_256_classic"}
     name = "HEStd_NotSet" if parameters.insecure else level[parameters.security_bits]
     p.SetSecurityLevel(getattr(o.SecurityLevel, name))
@@ -97,6 +100,28 @@ def make_context(parameters: Parameters, is_complex: bool = True) -> Any:
         # Every object that is read names its context, whose tables would be made again: 60 ms for
         # each key and ciphertext at N = 2^16. Those of another context are refused anyway.
         o.DisablePrecomputeCRTTablesAfterDeserializaton()
-        for feature in (o.PKE, o.KEYSWITCH, o.LEVELEDSHE, o.ADVANCEDSHE):
+        features = [o.PKE, o.KEYSWITCH, o.LEVELEDSHE, o.ADVANCEDSHE]
+        for feature in [*features, o.FHE] if bootstrap else features:
             context.Enable(feature)
     return context
+
+
+_PREPARED: set[tuple[Parameters, int]] = set()  # OpenFHE has one context per parameters
+
+
+def prepare_refreshes(context: Any, parameters: Parameters, slots: int) -> None:
+    """Encodes the transforms of refreshes of so many slots, unless this context has them."""
+    b = parameters.bootstrap
+    assert b is not None
+    if (parameters, slots) in _PREPARED:
+        return
+    _PREPARED.add((parameters, slots))
+    with wrapped("preparing refreshes"):
+        context.EvalFEFuncBootstrapSetup([b.encode_levels, b.decode_levels], [0, 0], slots)
+
+
+def free_refreshes(context: Any, parameters: Parameters) -> None:
+    """Frees what `prepare_refreshes` has made in a context."""
+    if parameters.bootstrap is not None:
+        context.ClearBootstrapPrecom()
+        _PREPARED.difference_update({key for key in _PREPARED if key[0] == parameters})

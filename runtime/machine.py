@@ -117,9 +117,7 @@ def share_memory(
 
 
 def _key_bytes(plan: Plan) -> int:
-    keys = plan.program.keys
-    count = len(keys.rotations) + int(keys.conjugation) + int(keys.relinearisation)
-    return count * plan.parameters.key_bytes
+    return plan.program.keys.count * plan.parameters.key_bytes
 
 
 def check_memory(plan: Plan, available: int | None = None) -> None:

@@ -13,6 +13,7 @@ from runtime.client import PartKey
 from runtime.constants import ConstantStore
 from runtime.executor import Executor, Progress
 from runtime.keys import ServerContext
+from runtime.library import free_refreshes, prepare_refreshes
 from runtime.machine import MemoryShares, share_memory
 from runtime.plaintexts import divide_stages
 from runtime.trace import Execution
@@ -60,8 +61,10 @@ class Server:
     ) -> None:
         check_keys(plan, context)
         self.memory = memory or share_memory(plan, keys_made=True)
+        for slots in plan.program.keys.refreshes:
+            prepare_refreshes(context.context, plan.parameters, slots)
         self.constants = ConstantStore(plan)
-        self.context = context
+        self.plan, self.context = plan, context
         self.backend = OpenfheBackend(
             plan, self.constants, context, self.memory.ahead, self.memory.cache
         )
@@ -100,3 +103,4 @@ class Server:
         """Releases the evaluation keys and all constants."""
         self.free_constants()
         self.context.release()
+        free_refreshes(self.context.context, self.plan.parameters)

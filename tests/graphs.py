@@ -22,8 +22,8 @@ from fhecompile.ir.tensor import (
     Output,
     Poly,
     TensorGraph,
-    verify,
 )
+from fhecompile.ir.tensor_rules import verify
 from fhecompile.options import CompileOptions
 from fhecompile.pipeline import build_pipeline
 from passes import DEFAULT_PIPELINE

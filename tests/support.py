@@ -15,7 +15,8 @@ from fhecompile.compile import compile_model
 from fhecompile.frontend import import_model
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.program import Facts, Pass, PassResult, Program
-from fhecompile.ir.tensor import Input, Output, TensorGraph, verify
+from fhecompile.ir.tensor import Input, Output, TensorGraph
+from fhecompile.ir.tensor_rules import verify
 from fhecompile.options import CompileOptions
 from fhecompile.plan import Plan
 from runtime.backends.clear import ClearBackend

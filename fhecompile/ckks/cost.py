@@ -5,14 +5,7 @@ Every step works prime by prime on polynomials of N words, so that
     seconds(operation) = sum over its steps  milliseconds[step] / 1000 * primes(step) * unit(N)
     unit(N)            = N log2 N / (2^16 * 16)
 
-With p primes of Q left in the operand, k special primes and d = ceil(p / ceil((L + 1) / digits))
-digits in use, a step works on this many primes:
-
-    raise      p + d (p + k)   the digits of a ciphertext, each raised to the basis QP
-    key        2 d (p + k)     products with both halves of an evaluation key
-    lower      2 (p + k)       division by P
-    add_qp     p + k           sum in the basis QP
-    others     p
+with the primes of `fhecompile.ckks.cost_steps`; of a refresh see `fhecompile.ckks.refresh_cost`.
 
 A plan's time is the sum over its operations divided by the threads: operations of one layer are
 independent, and there are many more of them than threads.
@@ -20,42 +13,14 @@ independent, and there are many more of them than threads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fhecompile.ckks.cost_steps import STEPS, primes_of, ring_unit
 from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.ckks.operations import ValueType, automorphisms
 from fhecompile.ckks.parameters import Parameters
-
-_KEY_SWITCH = ("raise", "key", "lower")
-STEPS: dict[str, tuple[str, ...]] = {
-    "input": (),
-    "output": (),
-    "rotate": _KEY_SWITCH,
-    "conjugate": _KEY_SWITCH,
-    "hoist": ("raise",),
-    "rotate_hoisted": ("key", "lower"),
-    "rotate_sum": (*_KEY_SWITCH, "add"),  # per rotated term
-    "rotate_extended": ("raise", "key"),
-    "rotate_hoisted_extended": ("key",),
-    "add_extended": ("add_qp",),
-    "key_switch_down": ("lower",),
-    "dot_plain": ("encode", "multiply", "add"),  # per term
-    "mul_plain": ("encode", "multiply"),
-    "add_plain": ("encode", "add"),
-    "add": ("add",),
-    "sub": ("add",),
-    "negate": ("add",),
-    "mul": ("tensor", *_KEY_SWITCH),
-    "square": ("tensor", *_KEY_SWITCH),
-    "mul_i": ("multiply",),
-    "keep_even": ("multiply",),
-    "rescale": ("rescale",),
-    "drop_level": ("copy",),
-    "relabel": (),
-    "scale_up": ("multiply",),
-}
+from fhecompile.ckks.refresh_cost import refresh_seconds
 
 
 def operation_seconds(
@@ -78,42 +43,18 @@ def operation_seconds(
     """
     if not operands:
         return 0.0
+    if op == "refresh" and parameters.bootstrap is not None:
+        terms = parameters.bootstrap.terms
+        return refresh_seconds(parameters, attributes["slots"], terms, table)
     left = parameters.levels + 1 - operands[0].level
     terms = _terms(op, operands, attributes)
     milliseconds = sum(
         (terms if encoded is None or s != "encode" else encoded)
         * table.milliseconds[s]
-        * _primes(s, left, parameters)
+        * primes_of(s, left, parameters)
         for s in STEPS[op]
     )
     return milliseconds * ring_unit(parameters) / 1000.0
-
-
-def step_primes(op: str, level: int, parameters: Parameters) -> dict[str, int]:
-    """How many primes each step of an operation of one term works on, by step."""
-    left = parameters.levels + 1 - level
-    primes: dict[str, int] = {}
-    for step in STEPS[op]:
-        primes[step] = primes.get(step, 0) + _primes(step, left, parameters)
-    return primes
-
-
-def ring_unit(parameters: Parameters) -> float:
-    """unit(N) of the module docstring."""
-    n = parameters.ring_dimension
-    return n * math.log2(n) / (2**16 * 16)
-
-
-def _primes(step: str, left: int, parameters: Parameters) -> int:
-    extended = left + parameters.special_primes
-    digits = math.ceil(left / math.ceil((parameters.levels + 1) / parameters.digits))
-    table = {
-        "raise": left + digits * extended,
-        "key": 2 * digits * extended,
-        "lower": 2 * extended,
-        "add_qp": extended,
-    }
-    return table.get(step, left)
 
 
 def _terms(op: str, operands: Sequence[ValueType], attributes: Mapping[str, Any]) -> int:

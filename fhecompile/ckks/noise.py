@@ -11,6 +11,10 @@ ternary secret (2N/3 non-zeros on average):
     key switch   sum over d digits of digit * e, divided by P, plus a rescale's rounding:
                  s^2 = d (N/12) sigma^2 (digit / P)^2 + (1 + 2N/3) / 12
 
+A refresh adds to m, a value at scale 2^q, what its circuit was measured to add (N = 2^12 to 2^16,
+q = 38 to 50): about `REFRESH_ERROR` N 2^-q, of rounding and of the primes' distances from 2^q, and
+no less than `LEAST_REFRESH_ERROR`, of its approximations.
+
 (Cheon, Kim, Kim, Song 2017, section 3; Gentry, Halevi, Smart 2012 for the canonical embedding.)
 """
 
@@ -22,6 +26,8 @@ SIGMA = 3.19
 # The largest of a few hundred normally distributed errors is about three and a half standard
 # deviations; predicted ones are up to a third too small (measured: CryptoFaceNet4, with masks).
 PEAK_TO_RMS = 5.0
+REFRESH_ERROR = 3000.0
+LEAST_REFRESH_ERROR = 4e-7
 
 
 def encode_error(ring_dimension: int) -> float:
@@ -46,3 +52,8 @@ def key_switch_error(ring_dimension: int, digits: int) -> float:
     n = ring_dimension
     spread = digits * n / 12 * SIGMA**2
     return math.sqrt(spread * n / 2 + rescale_error(n) ** 2)
+
+
+def refresh_error(ring_dimension: int, prime_bits: int) -> float:
+    """Of m, from a refresh."""
+    return math.hypot(REFRESH_ERROR * ring_dimension * 2.0**-prime_bits, LEAST_REFRESH_ERROR)

@@ -5,6 +5,10 @@ s is stored as round(v 2^s). Kinds: `ciphertext`; `digits`, the digit decomposit
 that several rotations share (hoisting); `extended`, a ciphertext still in the extended basis QP of
 a key switch, where rotated terms are summed before the one division by P (`key_switch_down`).
 
+`refresh` takes m = v 2^(s - q), q the bits of a prime, in slots of period `slots`, and gives series
+number `series` of m, times 2^q, whatever that means at the declared scale
+(`fhecompile.ckks.bootstrap`).
+
 One table serves the compiler's verifier, the validation of untrusted plans and all backends, so
 that none of them can disagree about what an operation means.
 """
@@ -159,6 +163,12 @@ def _rotate_hoisted_extended(
     return ValueType("extended", x.level, x.scale)
 
 
+def _refresh(operands: Sequence[ValueType], attributes: Attributes, __: int) -> ValueType:
+    if attributes["level"] < 0 or attributes["slots"] < 1:
+        raise OperationError("refreshes no slots, or to no level")
+    return ValueType("ciphertext", attributes["level"], attributes["scale"])
+
+
 OPERATIONS: dict[str, Operation] = {
     "input": Operation(0, {"tensor": int, "part": int, "level": int, "scale": float}, _declared),
     "output": Operation(1, {"tensor": int, "part": int}, _same),
@@ -193,6 +203,7 @@ OPERATIONS: dict[str, Operation] = {
     "drop_level": Operation(1, {"levels": int}, _drop),
     "relabel": Operation(1, {"factor": float}, _relabel),
     "scale_up": Operation(1, {"bits": int}, _scale_up),
+    "refresh": Operation(1, {"series": int, "slots": int, "level": int, "scale": float}, _refresh),
 }
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fhecompile.ckks.bootstrap import Bootstrap
+
 FIRST_PRIME_BITS = 60
 SPECIAL_PRIME_BITS = 60
 DIGIT_SPARE_BITS = 5
@@ -69,6 +71,7 @@ class Parameters:
         digits: d, digits of hybrid key switching.
         security_bits: the bound that was applied.
         insecure: the bound does not hold; only for tests and demonstrations.
+        bootstrap: how values are refreshed; None: they are not.
     """
 
     ring_dimension: int
@@ -78,6 +81,7 @@ class Parameters:
     digits: int
     security_bits: int
     insecure: bool = False
+    bootstrap: Bootstrap | None = None
 
     @property
     def slots(self) -> int:
@@ -90,6 +94,11 @@ class Parameters:
         per_digit = math.ceil((self.levels + 1) / self.digits)
         bits = self.first_prime_bits + (per_digit - 1) * self.prime_bits + DIGIT_SPARE_BITS
         return math.ceil(bits / SPECIAL_PRIME_BITS)
+
+    @property
+    def deepest_operand(self) -> int:
+        """The last level a value can be refreshed at; all levels where nothing is."""
+        return self.levels - (self.bootstrap.operand_primes if self.bootstrap else 0)
 
     @property
     def uses_all_digits(self) -> bool:

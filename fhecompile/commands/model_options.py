@@ -56,6 +56,18 @@ def model_options(function: Function) -> Function:
             help="Memory a run on one image may take, e.g. 6G; keys get half of it.",
         ),
         click.option(
+            "--level-budget",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Refresh values so that at most N primes are used between two refreshes.",
+        ),
+        click.option(
+            "--no-bootstrap",
+            is_flag=True,
+            help="Refuse a network that is too deep without refreshes.",
+        ),
+        click.option(
             "--security",
             type=click.Choice(["128", "192", "256"]),
             default="128",
@@ -98,6 +110,8 @@ def read_options(given: Mapping[str, Any], **more: Any) -> tuple[str | None, Com
         threshold=given["threshold"],
         batch=given["batch"],
         max_memory=given["max_memory"],
+        bootstrap=not given["no_bootstrap"],
+        level_budget=given["level_budget"],
         input_shapes=dict(map(_shape, given["input_shapes"])),
         outputs=given["outputs"],
         passes=given["passes"],

@@ -37,7 +37,8 @@ from fhecompile.frontend.lowering import (
 from fhecompile.frontend.maps import MAX_ELEMENTS
 from fhecompile.frontend.operators import OPERATORS, kind_of, lower
 from fhecompile.frontend.unsupported import ENDINGS, UnsupportedNodes
-from fhecompile.ir.tensor import Input, TensorGraph, verify
+from fhecompile.ir.tensor import Input, TensorGraph
+from fhecompile.ir.tensor_rules import verify
 
 log = logging.getLogger(__name__)
 

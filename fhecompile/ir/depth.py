@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fhecompile.ir.tensor import Mul, Node, Poly, TensorGraph, node_depth
+from fhecompile.ir.tensor import Function, Mul, Node, Poly, TensorGraph, node_depth
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,15 @@ def measure_powers(graph: TensorGraph, classes: Mapping[str, Sequence[str]]) -> 
         is_product = isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1)
         found[node.name] = max(inside, default=0) + is_product
     return {name: max(found[other] for other in classes[name]) for name in found}
+
+
+def expect_depth(graph: TensorGraph, function_depth: int) -> int:
+    """Depth of the deepest chain of functions, a polynomial of that depth standing for each.
+
+    One more level is for the linear map in front of it; what has no function in it is not counted.
+    """
+    found: dict[str, int] = {}
+    for node in graph:
+        own = function_depth + 1 if isinstance(node, Function) else 0
+        found[node.name] = max((found[name] for name in node.inputs), default=0) + own
+    return max(found.values(), default=0)

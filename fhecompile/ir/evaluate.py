@@ -20,6 +20,7 @@ from fhecompile.ir.tensor import (
     Node,
     Output,
     Poly,
+    Refresh,
     TensorGraph,
 )
 
@@ -98,6 +99,8 @@ def apply_node(node: Node, operands: list[FloatArray]) -> FloatArray:
             return chebyshev_sum(node.coefficients, operands[0])
         case Function():
             return node.shared(operands[0], function_named(node.function)(operands[0]))
+        case Refresh():
+            return node.value(operands[0])
         case Mul():
             a, b = (_full(x, node) for x in operands)
             return a * b

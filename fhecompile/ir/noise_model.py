@@ -7,6 +7,7 @@ evaluation (see `fhecompile.ckks.noise` for the standard deviations):
                            (one rounded plaintext per product; complex packing doubles it)
                          + rescale_error / 2^s
     after poly, mul        rescale_error / 2^s, as if a rescale followed every product
+    after a refresh        refresh_error / unit in x before the function, / gain behind it
     after an input         encrypt_error / 2^s; none where only maps with products read it, for
                            which it is encrypted at a scale where the error does not count
 
@@ -14,7 +15,7 @@ A rescale divides by a prime where the scales of the plan have a power of two. T
 value by a number next to 1, which is another one at every layer: 1 + delta or 1 - delta, drawn for
 every node and sample.
 
-The three are evaluated apart, so that any scales and primes can be judged.
+The four are evaluated apart, so that any scales and primes can be judged.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ from fhecompile.ir.tensor import (
     Node,
     Output,
     Poly,
+    Refresh,
     TensorGraph,
     is_product_free,
 )
 
 FloatArray = NDArray[np.float64]
 DELTA = 2.0**-24
+REFRESHED = 2.0**-16
 PACKING_FACTOR = 2.0
 DRAWS = 64  # errors of an output its standard deviation is estimated from, at least
 
@@ -54,22 +57,25 @@ class PredictedErrors:
         constants: from their rounding.
         noise: from that of ciphertexts.
         primes: from delta = 1, if errors went on growing in proportion.
+        refreshes: from errors of m of 1 in refreshes, likewise; 0 where there are none.
         output_range: largest magnitude of an output.
     """
 
     constants: float
     noise: float
     primes: float
+    refreshes: float
     output_range: float
 
 
 @dataclass(frozen=True)
 class _Units:
-    """Sizes of the last bit of constants and activations, and delta; 0: no error."""
+    """Sizes of the last bit of constants and activations, delta, and of m's error; 0: none."""
 
     constants: float = 0.0
     activations: float = 0.0
     primes: float = 0.0
+    refreshes: float = 0.0
 
 
 def predict_error(
@@ -96,6 +102,7 @@ def predict_error(
         error(_Units(constants=2.0**-constant_bits)),
         error(_Units(activations=2.0**-activation_bits)),
         error(_Units(primes=DELTA)) / DELTA,
+        error(_Units(refreshes=REFRESHED)) / REFRESHED if _refreshes(graph) else 0.0,
         largest,
     )
 
@@ -118,6 +125,11 @@ def _evaluate_noisy(
         operands = [values[name] for name in node.inputs]
         if isinstance(node, Input):
             value = node.read(inputs)
+        elif isinstance(node, Refresh) and units.refreshes:
+            shape = operands[0].shape
+            before = generator.normal(0.0, units.refreshes / node.unit, shape)
+            after = generator.normal(0.0, units.refreshes / node.gain, shape)
+            value = node.value(operands[0] + before) + after
         else:
             value = apply_node(node, operands)
         match node:
@@ -138,6 +150,10 @@ def _evaluate_noisy(
         if isinstance(node, Output):
             outputs[node.label] = value
     return outputs
+
+
+def _refreshes(graph: TensorGraph) -> bool:
+    return any(isinstance(node, Refresh) for node in graph)
 
 
 def _multiplies(node: Node) -> bool:

@@ -13,7 +13,8 @@ r"""Which layouts a value may take, given those of the values it is computed fro
   (*polyphase*: a later stride of 2 then picks ciphertexts instead of leaving a gap); branches in
   the ciphertext number.
 
-Positions above the last used bit hold replicas.
+Positions above the last used bit hold replicas. Values that are connected by elementwise operations
+are a class, and share one layout.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks.layout import Digit, Layout, Place, next_power_of_two
 from fhecompile.ir.relations import Relation, keeps_apart, relations
-from fhecompile.ir.tensor import Affine, Input, Shape, TensorGraph
+from fhecompile.ir.tensor import Affine, Input, Shape, TensorGraph, is_product_free
 
 MAX_CHOICES = 12  # of free bits for one value
 
@@ -300,3 +301,24 @@ def _fill(
             divisor *= 2
     reach = sum(d.stride * (d.radix - 1) for d in digits if d.place == "slot")
     return Layout(shape, slots, next_power_of_two(reach + 1), tuple(digits))
+
+
+def layout_classes(graph: TensorGraph) -> dict[str, tuple[str, ...]]:
+    """Per value the values that must share its layout (all of one shape), in graph order."""
+    leader = {node.name: node.name for node in graph}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            name = leader[name]
+        return name
+
+    for node in graph:
+        if isinstance(node, Affine) and not (is_product_free(node) and node.size > 1):
+            continue
+        for operand in node.inputs:
+            if graph[operand].size == node.size:
+                leader[find(node.name)] = find(operand)
+    members: dict[str, list[str]] = {}
+    for node in graph:
+        members.setdefault(find(node.name), []).append(node.name)
+    return {node.name: tuple(members[find(node.name)]) for node in graph}

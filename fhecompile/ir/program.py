@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 from fhecompile.errors import FheCompileError, InternalError
-from fhecompile.ir import slots, tensor
+from fhecompile.ir import slots, tensor, tensor_rules
 from fhecompile.ir.slots import SlotGraph
 from fhecompile.options import CompileOptions
 
@@ -138,7 +138,7 @@ class PassManager:
                 p.requires(program)
                 result = p.run(program)
                 program = result.program
-                tensor.verify(program.graph)
+                tensor_rules.verify(program.graph)
                 if program.slots is not None and program.slots is not before.slots:
                     slots.verify(program.slots)
                 for kind in p.gives:

@@ -30,6 +30,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fhecompile.ckks.bootstrap import Bootstrap
+from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import InternalError
 from fhecompile.ir.tensor import (
     Add,
@@ -38,6 +40,7 @@ from fhecompile.ir.tensor import (
     Input,
     Mul,
     Poly,
+    Refresh,
     TensorGraph,
     is_product_free,
     uniform_identity_weight,
@@ -50,12 +53,13 @@ MATCH_BITS = 24  # precision of the integer that brings two summands to one scal
 
 @dataclass(frozen=True)
 class ScalePolicy:
-    """s, a, q and the bump of the module docstring, in bits."""
+    """s, a, q and the bump of the module docstring, in bits, and how values are refreshed."""
 
     activation_bits: float
     constant_bits: float
     prime_bits: int
     bump: float = 0.0
+    bootstrap: Bootstrap | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +67,8 @@ class ScalePlan:
     """Scales and levels of every value.
 
     `scale` and `level` hold after the node's `rescales`; `raw` is the scale before them.
-    `constants` are the scales of an affine node's weights, per operand.
+    `constants` are the scales of an affine node's weights, per operand, `lifts` what operands of
+    refreshes are multiplied by.
     """
 
     policy: ScalePolicy
@@ -72,6 +77,7 @@ class ScalePlan:
     rescales: dict[str, int] = field(default_factory=dict)
     level: dict[str, int] = field(default_factory=dict)
     constants: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    lifts: dict[str, Lift] = field(default_factory=dict)
 
     def levels(self, largest: Mapping[str, float], first_prime_bits: int) -> int:
         """Rescaling primes needed so that value times scale always fits half the modulus."""
@@ -86,13 +92,55 @@ class ScalePlan:
             ):
                 excess = scale + size - first_prime_bits
                 needed = max(needed, at + max(0, math.ceil(excess / q)))
+        if self.policy.bootstrap is not None:
+            entered = max((lift.level for lift in self.lifts.values()), default=0)
+            needed = max(needed, entered + self.policy.bootstrap.operand_primes)
         return needed
 
 
-def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
-    """Assigns scales in topological order; see the module docstring."""
+@dataclass(frozen=True)
+class Lift:
+    """How the operand of a refresh gets its scale: times 2^bits, then `rescales`.
+
+    `level` is that of what is refreshed.
+    """
+
+    bits: float
+    rescales: int
+    level: int
+
+
+def lift(scale: float, level: int, wanted: float, prime_bits: int) -> Lift:
+    """From a scale to the wanted one; an integer is exact, other factors are rounded."""
+    difference = wanted - scale
+    if difference > -1e-9 and abs(difference - round(difference)) < 1e-9:
+        return Lift(float(round(difference)), 0, level)
+    rescales = max(0, math.ceil((MATCH_BITS - difference) / prime_bits))
+    return Lift(difference + rescales * prime_bits, rescales, level + rescales)
+
+
+def refreshed_scales(graph: TensorGraph, prime_bits: int) -> dict[str, float]:
+    """The scales that values are to have in order to be refreshed, by the values' names."""
+    wanted: dict[str, float] = {}
+    for node in graph:
+        if isinstance(node, Refresh):
+            wanted.setdefault(node.inputs[0], prime_bits + math.log2(node.unit))
+    return wanted
+
+
+def plan_scales(
+    graph: TensorGraph, policy: ScalePolicy, start: Mapping[str, int] | None = None
+) -> ScalePlan:
+    """Assigns scales in topological order; see the module docstring.
+
+    Args:
+        graph: the graph.
+        policy: the policy; with refreshes it says how they are done.
+        start: levels of inputs that are encrypted below level 0.
+    """
     plan = ScalePlan(policy)
     users = graph.users()
+    wanted = refreshed_scales(graph, policy.prime_bits)
     s, a, q = policy.activation_bits, policy.constant_bits, policy.prime_bits
     for node in graph:
         operands = [plan.scale[name] for name in node.inputs]
@@ -104,14 +152,15 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
                     isinstance(u, Affine) and not is_product_free(u) for u in users[node.name]
                 )
                 raw, drop = (s + q - a if products else s), False
+                level = (start or {}).get(node.name, 0)
             case Affine():
                 weight = uniform_identity_weight(node) or uniform_sum_weight(node)
                 if weight is not None:
                     raw, drop = operands[0] - math.log2(abs(weight)), False
                 else:
                     raw = max(operands) + a
-                    missing = (s - raw) % q
-                    if missing <= policy.bump:
+                    missing = (wanted.get(node.name, s) - raw) % q
+                    if missing <= policy.bump or node.name in wanted:
                         raw += missing
                     plan.constants[node.name] = tuple(raw - c for c in operands)
             case Poly():
@@ -120,6 +169,13 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
                     raise InternalError(f"poly {node.name} has not been lowered")
                 raw = node.degree * operands[0] - math.log2(leading)
                 drop = node.degree == 2
+            case Refresh():
+                if policy.bootstrap is None:
+                    raise InternalError(f"{node.name} is a refresh, the parameters have none")
+                scale = q + math.log2(node.unit)
+                plan.lifts[node.name] = lift(operands[0], level, scale, q)
+                raw, drop = q + math.log2(node.gain), False
+                level = policy.bootstrap.output_level
             case Function():
                 raise InternalError(f"the function {node.name} has not been fitted")
             case Mul():
@@ -129,7 +185,8 @@ def plan_scales(graph: TensorGraph, policy: ScalePolicy) -> ScalePlan:
                 raw, drop = match_scales(places[0], places[1], q).scale, False
             case _:
                 raw, drop = operands[0], False
-        rescales = max(0, math.floor((raw - s) / q + 1e-9)) if drop else 0
+        lowest = wanted.get(node.name, s) if isinstance(node, Affine) else s
+        rescales = max(0, math.floor((raw - lowest) / q + 1e-9)) if drop else 0
         plan.raw[node.name] = raw
         plan.rescales[node.name] = rescales
         plan.scale[node.name] = raw - rescales * q
@@ -216,3 +273,25 @@ def match_scales(a: tuple[float, int], b: tuple[float, int], prime_bits: int) ->
         if down >= MATCH_BITS and level_a + dropped <= max(level_a, level_b):
             found.append(MatchedScales(scale_b, (down, 0.0), (dropped, 0)))
     return min(found, key=lambda match: (match.scale, sum(match.rescales)))
+
+
+def latest_inputs(
+    graph: TensorGraph, plan: ScalePlan, largest: Mapping[str, float], parameters: Parameters
+) -> dict[str, int]:
+    """The deepest levels that inputs can be encrypted at so that all that follows still fits."""
+    q, latest = plan.policy.prime_bits, dict.fromkeys(graph.nodes, parameters.levels)
+    for node in reversed(list(graph)):
+        level = min(latest[node.name], parameters.levels) - plan.rescales[node.name]
+        if isinstance(node, Refresh):
+            level = parameters.deepest_operand - plan.lifts[node.name].rescales
+        elif isinstance(node, Add):
+            level = plan.level[node.inputs[0]]  # summands are matched by their levels
+            level = min(level, plan.level[node.inputs[1]])
+        size = math.log2(max(largest.get(node.name) or 1.0, 2.0**-20)) + HEADROOM_BITS
+        if not isinstance(node, Refresh):
+            excess = plan.raw[node.name] + size - parameters.first_prime_bits
+            level = min(level, parameters.levels - max(0, math.ceil(excess / q)))
+        for name in node.inputs:
+            latest[name] = min(latest[name], level)
+        latest[node.name] = level
+    return {node.name: latest[node.name] for node in graph.inputs()}

@@ -1,8 +1,9 @@
 """The slot graph: one node per ciphertext operation, typed by level and scale.
 
 The meaning and typing of every operation is in `fhecompile.ckks.operations`. Constants are not in
-the nodes but in three tables: `layouts`, `maps` (linear maps between two layouts, whose diagonals
-`dot_plain` names by number) and `vectors` (elementwise constants in a layout).
+the nodes but in four tables: `layouts`, `maps` (linear maps between two layouts, whose diagonals
+`dot_plain` names by number), `vectors` (elementwise constants in a layout) and `series` (of
+refreshes).
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ class VectorConstant:
 
 
 @dataclass(frozen=True, eq=False)
+class SeriesConstant:
+    """A Fourier series for |m| <= share; see `fhecompile.ckks.bootstrap.evaluate_series`."""
+
+    coefficients: NDArray[np.float64]
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
 class MapConstant:
     """A linear map and the numbered diagonals of it that the program uses."""
 
@@ -57,6 +66,7 @@ class SlotGraph:
     nodes: dict[int, SlotNode] = field(default_factory=dict)
     maps: list[MapConstant] = field(default_factory=list)
     vectors: list[VectorConstant] = field(default_factory=list)
+    series: list[SeriesConstant] = field(default_factory=list)
     next_id: int = 0
 
     def __iter__(self) -> Iterator[SlotNode]:
@@ -79,7 +89,7 @@ class SlotGraph:
 
     def emptied(self) -> SlotGraph:
         """A graph with the same constants and no operations, for a pass to fill."""
-        return SlotGraph(self.prime_bits, {}, self.maps, self.vectors, 0)
+        return SlotGraph(self.prime_bits, {}, self.maps, self.vectors, self.series, 0)
 
 
 def verify(graph: SlotGraph) -> None:

@@ -10,12 +10,13 @@ Every node makes one value, called by the node's name; a value is a real tensor,
     add      y = x_1 + x_2             elementwise
     function y = x + s (f(x) - x)      elementwise, f of `fhecompile.functions.table`, s its share:
                                        1, or numbers that broadcast over the tensor
+    refresh  y = f(x)                  elementwise, a Fourier series, with many primes again
     output                         what the client decrypts
 
 Multiplicative depth: affine 1, or 0 when the map needs no plaintext product (`is_product_free`);
 poly and chebyshev of degree d ceil(log2(d+1)), but 1 for a quadratic in powers, whose leading
 coefficient moves into its neighbours, and 0 for x + c; mul 1; add 0. A function has no depth before
-a polynomial stands for it; it counts as 0.
+a polynomial stands for it; it counts as 0. A refresh starts again at 0.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks.bootstrap import evaluate_series
 from fhecompile.ckks.linear_map import LinearMap, collapse
 from fhecompile.errors import InternalError
-from fhecompile.functions.table import is_function
 
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -183,6 +184,38 @@ class Function(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Refresh(Node):
+    """A function of its operand x (low..high), maybe x itself, with many primes again.
+
+    Of m = unit x the function is 2 Re sum_j c_j exp(i pi j m); `coefficients` (2, terms + 1) are
+    the real and imaginary parts of c. Numbers up to 1 / `unit` may go in and up to 1 / `gain` come
+    out. See `fhecompile.ckks.bootstrap`.
+    """
+
+    unit: float
+    gain: float
+    low: float
+    high: float
+    coefficients: FloatArray
+
+    @property
+    def terms(self) -> int:
+        """The highest term of the series."""
+        return int(self.coefficients.shape[1]) - 1
+
+    def stored_series(self, has_holes: bool) -> tuple[FloatArray, float]:
+        """Coefficients for gain y, and what is missing of y: f(0) where holes are to stay zero."""
+        at_zero = float(self.value(np.zeros(()))) if has_holes else 0.0
+        coefficients = self.gain * self.coefficients
+        coefficients[0, 0] -= self.gain * at_zero / 2
+        return coefficients, at_zero
+
+    def value(self, x: FloatArray) -> FloatArray:
+        """The node's value for its operand's."""
+        return evaluate_series(self.coefficients, self.unit * x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Output(Node):
     """What the client decrypts; `label` is the user's name of it."""
 
@@ -314,81 +347,3 @@ def node_depth(node: Node) -> int:
     if isinstance(node, Chebyshev):
         return math.ceil(math.log2(node.degree + 1))
     return 0
-
-
-def verify(graph: TensorGraph) -> None:
-    """Recomputes every shape from the operands; raises InternalError with the node's name."""
-    seen: set[str] = set()
-    for name, node in graph.nodes.items():
-        problem = _problem(graph, node, seen)
-        if name != node.name:
-            problem = f"is stored under the name {name}"
-        if problem:
-            raise InternalError(f"tensor graph {graph.name}: {node.op} {node.name} {problem}")
-        seen.add(name)
-
-
-def _bad_elements(node: Input) -> str:
-    if node.elements is None:
-        return ""
-    fits = node.elements.min(initial=0) >= 0 and (
-        node.elements.max(initial=-1) < math.prod(node.given_shape)
-    )
-    return "" if fits and node.elements.shape == node.shape else "has elements that do not fit"
-
-
-def _problem(graph: TensorGraph, node: Node, seen: set[str]) -> str:
-    for operand in node.inputs:
-        if operand not in seen:
-            return f"uses {operand} before it is made"
-    shapes = [graph[o].shape for o in node.inputs]
-    match node:
-        case Input():
-            return "has operands" if node.inputs else _bad_elements(node)
-        case Affine():
-            if len(node.maps) != len(node.inputs) or not node.maps:
-                return f"has {len(node.maps)} maps for {len(node.inputs)} operands"
-            for m, shape in zip(node.maps, shapes, strict=True):
-                if (m.out_size, m.in_size) != (node.size, math.prod(shape)):
-                    return f"has a map {m.out_size}x{m.in_size} for {shape} -> {node.shape}"
-                for t in m.terms:
-                    if (
-                        max(
-                            t.out_index.max(initial=-1) - m.out_size,
-                            t.in_index.max(initial=-1) - m.in_size,
-                        )
-                        >= 0
-                    ):
-                        return "has a map with an index past its end"
-                    if not np.all(np.isfinite(t.values)):
-                        return "has weights that are not finite"
-            return _does_not_broadcast(node.bias.shape, node.shape)
-        case Poly() | Chebyshev():
-            if len(shapes) != 1 or shapes[0] != node.shape:
-                return f"maps {shapes} to {node.shape}"
-            return _does_not_broadcast(node.coefficients.shape[1:], node.shape)
-        case Function():
-            if not is_function(node.function):
-                return f"has the unknown function {node.function}"
-            if len(shapes) != 1 or shapes[0] != node.shape:
-                return f"maps {shapes} to {node.shape}"
-            return _does_not_broadcast(node.share.shape, node.shape)
-        case Mul() | Add():
-            if len(shapes) != 2:
-                return f"has {len(shapes)} operands"
-            fits = all(
-                s == node.shape or (isinstance(node, Mul) and math.prod(s) == 1) for s in shapes
-            )
-            return "" if fits else f"maps {shapes} to {node.shape}"
-        case Output():
-            if len(shapes) != 1 or math.prod(shapes[0]) != node.size:
-                return f"maps {shapes} to {node.shape}"
-            return ""
-    return "is of an unknown kind"
-
-
-def _does_not_broadcast(given: Shape, shape: Shape) -> str:
-    fits = len(given) <= len(shape) and all(
-        a in (1, b) for a, b in zip(reversed(given), reversed(shape), strict=False)
-    )
-    return "" if fits else f"has constants of shape {given} for a value of shape {shape}"

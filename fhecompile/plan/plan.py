@@ -77,7 +77,7 @@ class Plan:
     @cached_property
     def parameters(self) -> Parameters:
         """The CKKS parameters."""
-        return Parameters(**msgspec.structs.asdict(self.program.parameters))
+        return self.program.parameters.parameters()
 
     @cached_property
     def layouts(self) -> list[Layout]:
@@ -103,6 +103,10 @@ class Plan:
             dm = DiagonalMap(linear, source, target, info.packing, info.window, info.copies)
             found.append((dm, diagonals))
         return found
+
+    def series(self, number: int) -> NDArray[np.float64]:
+        """Coefficients of a Fourier series, (2, terms + 1), real and imaginary parts."""
+        return np.asarray(self.arrays[self.program.series[number].coefficients], np.float64)
 
     def vector(self, number: int, part: int) -> NDArray[np.float64] | NDArray[np.complex128]:
         """Slot vector of an elementwise constant for one ciphertext of its tensor."""

@@ -6,17 +6,28 @@ Numbers that can be derived (types of operations, shapes of slot vectors) are no
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 import msgspec
 
+from fhecompile.ckks.bootstrap import Bootstrap
 from fhecompile.ckks.noise import PEAK_TO_RMS
+from fhecompile.ckks.parameters import Parameters
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all records."""
+
+
+class BootstrapInfo(Struct, frozen=True):
+    """How values are refreshed; see `fhecompile.ckks.bootstrap.Bootstrap`."""
+
+    encode_levels: int
+    decode_levels: int
+    terms: int
 
 
 class ParametersInfo(Struct, frozen=True):
@@ -29,6 +40,22 @@ class ParametersInfo(Struct, frozen=True):
     digits: int
     security_bits: int
     insecure: bool
+    bootstrap: BootstrapInfo | None = None
+
+    def parameters(self) -> Parameters:
+        """The parameters that are described."""
+        values = msgspec.structs.asdict(self)
+        if self.bootstrap is not None:
+            values["bootstrap"] = Bootstrap(**msgspec.structs.asdict(self.bootstrap))
+        return Parameters(**values)
+
+    @staticmethod
+    def of(parameters: Parameters) -> ParametersInfo:
+        """The description of parameters."""
+        values = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
+        if parameters.bootstrap is not None:
+            values["bootstrap"] = BootstrapInfo(**asdict(parameters.bootstrap))
+        return ParametersInfo(**values)
 
 
 class DigitInfo(Struct, frozen=True, array_like=True):
@@ -132,12 +159,32 @@ class LayerInfo(Struct, frozen=True):
     multiply_accumulates: int
 
 
+class SeriesInfo(Struct, frozen=True):
+    """A Fourier series 2 Re sum_j c_j exp(i pi j m) for |m| <= `share`.
+
+    `coefficients` names an array (2, terms + 1) of the real and imaginary parts of c.
+    """
+
+    coefficients: str
+    share: float
+
+
 class KeysInfo(Struct, frozen=True):
-    """What key generation must make."""
+    """What key generation must make.
+
+    `refreshes` are numbers of slots; the rotations of refreshes are among `rotations`.
+    """
 
     rotations: tuple[int, ...]
     conjugation: bool
     relinearisation: bool
+    refreshes: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of evaluation keys; refreshes switch to a sparse secret and back."""
+        others = int(self.conjugation) + int(self.relinearisation)
+        return len(self.rotations) + others + (2 if self.refreshes else 0)
 
 
 class PredictionInfo(Struct, frozen=True):
@@ -182,6 +229,7 @@ class Program(Struct, frozen=True):
     keys: KeysInfo
     maps: tuple[MapInfo, ...]
     vectors: tuple[VectorInfo, ...]
+    series: tuple[SeriesInfo, ...]
     layers: tuple[LayerInfo, ...]
     prediction: PredictionInfo
     operations: tuple[OperationInfo, ...]

@@ -88,7 +88,6 @@ def summarise(
     layers = _layers(plan, threads, table)
     linear = [layer for layer in layers if layer.utilisation is not None]
     products = sum(layer.products for layer in linear)
-    count = len(keys.rotations) + int(keys.conjugation) + int(keys.relinearisation)
     return PlanSummary(
         ring_dimension=parameters.ring_dimension,
         security_bits=0 if parameters.insecure else parameters.security_bits,
@@ -100,7 +99,7 @@ def summarise(
         rotations=_rotations(operations),
         key_switches=_key_switches(operations),
         rotation_keys=len(keys.rotations),
-        key_bytes=count * parameters.key_bytes,
+        key_bytes=keys.count * parameters.key_bytes,
         plaintext_mults=_products(operations),
         slot_utilisation=sum(layer.floor for layer in linear) / products if products else 0.0,
         plan_bytes=len(plan.encode()) if plan_bytes is None else plan_bytes,

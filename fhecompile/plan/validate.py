@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Sized
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.layout import Digit, Layout
 from fhecompile.ckks.linear_map import LinearMap
 from fhecompile.ckks.operations import OperationError, ValueType, automorphisms, result_type
-from fhecompile.ckks.parameters import MAX_LOG_QP, MAX_PRIME_BITS, Parameters
+from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import InternalError
 from fhecompile.plan.container import Arrays
+from fhecompile.plan.parameter_rules import check_parameters, check_series, named_array
 from fhecompile.plan.schema import (
     FORMAT_VERSION,
     InputInfo,
@@ -49,7 +48,8 @@ def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[
     """
     if program.format_version != FORMAT_VERSION:
         raise ValueError(f"it says it is of format version {program.format_version}")
-    slots = _check_parameters(program)
+    parameters = check_parameters(program.parameters)
+    slots = parameters.slots
     for number, info in enumerate(program.layouts):
         _check_layout(f"layout {number}", info, slots)
     if sum(math.prod(info.shape) for info in program.layouts) > MAX_ALL_ELEMENTS:
@@ -66,6 +66,11 @@ def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[
         _check_vector(f"vector {number}", vector, layouts, arrays)
     for number, linear_map in enumerate(program.maps):
         _check_map(f"map {number}", linear_map, program, layouts, arrays)
+    for number, series in enumerate(program.series):
+        check_series(f"series {number}", series, parameters, arrays)
+    for count in program.keys.refreshes:
+        if count < 1 or count & (count - 1) or count > slots:
+            raise ValueError(f"it lists keys for refreshes of {count} slots")
     for offset in program.keys.rotations:
         if not 0 < offset < slots:
             raise ValueError(f"it lists a key for the rotation {offset}")
@@ -73,7 +78,7 @@ def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[
     errors = prediction.error, prediction.fitted_error, prediction.allowed_error
     if min(*errors, prediction.output_range, prediction.peak_bytes) < 0:
         raise ValueError("its predictions are negative")
-    return layouts, _Operations(program, layouts, arrays, slots).check()
+    return layouts, _Operations(program, layouts, arrays, parameters).check()
 
 
 def make_layouts(program: Program) -> list[Layout]:
@@ -89,30 +94,6 @@ def make_layouts(program: Program) -> list[Layout]:
         )
         for info in program.layouts
     ]
-
-
-def _check_parameters(program: Program) -> int:
-    p = program.parameters
-    if p.ring_dimension not in {1 << k for k in range(4, 18)}:
-        raise ValueError(f"ring dimension {p.ring_dimension}")
-    if not (0 <= p.levels <= 200 and 1 <= p.digits <= p.levels + 1):
-        raise ValueError(f"{p.levels} levels and {p.digits} digits")
-    if not (15 <= p.prime_bits <= MAX_PRIME_BITS and 15 <= p.first_prime_bits <= MAX_PRIME_BITS):
-        raise ValueError(f"primes of {p.prime_bits} and {p.first_prime_bits} bits")
-    if p.security_bits not in MAX_LOG_QP:
-        raise ValueError(f"security of {p.security_bits} bits")
-    parameters = Parameters(
-        p.ring_dimension,
-        p.levels,
-        p.prime_bits,
-        p.first_prime_bits,
-        p.digits,
-        p.security_bits,
-        p.insecure,
-    )
-    if not p.insecure and not parameters.is_secure():
-        raise ValueError("its parameters are not secure but are declared to be")
-    return parameters.slots
 
 
 def _check_shape(name: str, shape: Sequence[int]) -> None:
@@ -174,7 +155,7 @@ def _check_ends(program: Program, layouts: Sequence[Layout], arrays: Arrays) -> 
             _index(view.layout, layouts, f"layout of {name}")
             count = size
             if view.elements:
-                elements = _array(arrays, view.elements, np.int32)
+                elements = named_array(arrays, view.elements, np.int32)
                 count = elements.size
                 if elements.ndim != 1 or np.any((elements < 0) | (elements >= size)):
                     raise ValueError(f"{name} has a view of elements it does not have")
@@ -184,7 +165,7 @@ def _check_ends(program: Program, layouts: Sequence[Layout], arrays: Arrays) -> 
 
 def _check_vector(name: str, info: VectorInfo, layouts: Sequence[Layout], arrays: Arrays) -> None:
     _index(info.layout, layouts, f"layout of {name}")
-    values = _array(arrays, info.values, np.floating)
+    values = named_array(arrays, info.values, np.floating)
     shape = layouts[info.layout].shape
     try:
         fits = np.broadcast_shapes(values.shape, shape) == shape
@@ -204,9 +185,9 @@ def _check_map(
     _index(info.layer, program.layers, f"layer of {name}")
     source, target = layouts[info.source], layouts[info.target]
     for term in info.terms:
-        values = _array(arrays, term.values, np.floating)
-        out = _array(arrays, term.out_index, np.int32)
-        inn = _array(arrays, term.in_index, np.int32)
+        values = named_array(arrays, term.values, np.floating)
+        out = named_array(arrays, term.out_index, np.int32)
+        inn = named_array(arrays, term.in_index, np.int32)
         if not values.ndim == out.ndim == inn.ndim:
             raise ValueError(f"{name} has a term whose arrays differ in rank")
         try:
@@ -240,7 +221,7 @@ def _check_map(
 def _check_diagonals(name: str, info: MapInfo, dm: DiagonalMap, arrays: Arrays) -> None:
     if not 0 <= info.window < dm.modulus:
         raise ValueError(f"{name} has the window {info.window} of {dm.modulus}")
-    rows = _array(arrays, info.diagonals, np.int32)
+    rows = named_array(arrays, info.diagonals, np.int32)
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(f"{name} has a malformed list of diagonals")
     low = np.array([0, 0, -info.window - dm.target.spill])
@@ -258,9 +239,10 @@ class _Operations:
     """Checks the operations in order and collects their types."""
 
     def __init__(
-        self, program: Program, layouts: Sequence[Layout], arrays: Arrays, slots: int
+        self, program: Program, layouts: Sequence[Layout], arrays: Arrays, parameters: Parameters
     ) -> None:
-        self.program, self.layouts, self.arrays, self.slots = program, layouts, arrays, slots
+        self.program, self.layouts, self.arrays = program, layouts, arrays
+        self.parameters, self.slots = parameters, parameters.slots
         self.rotations = set(program.keys.rotations)
         self.types: list[ValueType] = []
         self.extended_uses: set[int] = set()
@@ -313,6 +295,8 @@ class _Operations:
             self._check_part(place, info, self.layouts[program.vectors[vector].layout].ciphertexts)
         elif info.op in ("input", "output"):
             self._check_end(place, info)
+        elif info.op == "refresh":
+            self._check_refresh(place, info, operands[0])
         self.types.append(found)
 
     def _check_rotations(self, place: str, info: OperationInfo) -> None:
@@ -329,6 +313,17 @@ class _Operations:
             made = self.program.operations[digits]
             if made.op != "hoist" or made.inputs != (value,):
                 raise ValueError(f"{place} has the digits of another value")
+
+    def _check_refresh(self, place: str, info: OperationInfo, operand: ValueType) -> None:
+        a, parameters = info.attributes, self.parameters
+        _index(a["series"], self.program.series, f"series of {place}")
+        if a["slots"] not in self.program.keys.refreshes or not self.program.keys.relinearisation:
+            raise ValueError(f"{place} needs keys of refreshes, which are not listed")
+        assert parameters.bootstrap is not None  # or there were no series
+        if operand.level > parameters.deepest_operand:
+            raise ValueError(f"{place} has an operand at level {operand.level}")
+        if a["level"] < parameters.bootstrap.output_level:
+            raise ValueError(f"{place} declares the level {a['level']}")
 
     def _check_products(self, place: str, info: OperationInfo) -> None:
         a = info.attributes
@@ -359,12 +354,3 @@ class _Operations:
 def _index(number: int, items: Sized, what: str) -> None:
     if not 0 <= number < len(items):
         raise ValueError(f"the {what} is number {number} of {len(items)}")
-
-
-def _array(arrays: Arrays, name: str, kind: type[np.generic]) -> NDArray[Any]:
-    array = arrays.get(name)
-    if array is None:
-        raise ValueError(f"the array {name} is missing")
-    if not np.issubdtype(array.dtype, kind):
-        raise ValueError(f"the array {name} has the type {array.dtype}")
-    return array

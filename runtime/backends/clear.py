@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks.bootstrap import evaluate_series
 from runtime.backends.base import Backend, OperationNode
 
 SlotArray = NDArray[np.complex128]
@@ -108,6 +109,20 @@ class ClearBackend(Backend):
 
     def scale_up(self, node: OperationNode, operands: Operands) -> SlotArray:
         return operands[0]
+
+    def refresh(self, node: OperationNode, operands: Operands) -> SlotArray:
+        return self.refreshed(node, self.message(node, operands[0]))
+
+    def message(self, node: OperationNode, x: SlotArray) -> SlotArray:
+        """m of `fhecompile.ckks.bootstrap` for the operand of a refresh."""
+        factor: float = 2.0 ** (node.operand_types[0].scale - self.plan.parameters.prime_bits)
+        return x * factor
+
+    def refreshed(self, node: OperationNode, m: SlotArray) -> SlotArray:
+        """The value of a refresh of m."""
+        value = evaluate_series(self.plan.series(node.attributes["series"]), m.real)
+        factor: float = 2.0 ** (self.plan.parameters.prime_bits - node.type.scale)
+        return np.asarray(value * factor, np.complex128)
 
     def encoded(self, vector: SlotArray | NDArray[np.float64], scale: float) -> SlotArray:
         """What a plaintext of the vector at the given scale holds."""

@@ -180,6 +180,17 @@ class OpenfheBackend(Backend):
         unit = self._unit(factor, np.full(self.parameters.slots, factor), node.type.level)
         return self._labelled(self.context.EvalMult(operands[0], unit))
 
+    def refresh(self, node: OperationNode, operands: Operands) -> Ciphertext:
+        a, x = node.attributes, operands[0].Clone()
+        x.SetSlots(a["slots"])
+        real, imaginary = self.plan.series(a["series"])
+        refreshed = self.context.EvalFEFuncBootstrap(x, list(real + 1j * imaginary))
+        refreshed.SetSlots(self.parameters.slots)
+        above = node.type.level - refreshed.GetLevel()
+        if above > 0:
+            refreshed = self.context.LevelReduce(refreshed, None, above)
+        return self._labelled(refreshed)
+
     def _encode_ahead(self, info: PlaintextInfo) -> None:
         with wrapped("encoding constants", self._place(self.nodes[info.operation])):
             self.plaintexts.make(info)

@@ -2,9 +2,10 @@
 
 Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided by the scale of the
 value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
-switching add theirs; a mask leaves its leak. Sums and products are exact modulo Q; a value that
-does not fit its modulus where it is divided or decrypted is an error, as its encrypted result would
-be random. One that leaves the calibrated range of its layer (`runtime.ranges`) is told of.
+switching add theirs, refreshes before and after their function; a mask leaves its leak. Sums and
+products are exact modulo Q; a value that does not fit its modulus where it is divided or decrypted,
+or wraps around where it is refreshed, is an error, as its encrypted result would be random. One
+that leaves the calibrated range of its layer (`runtime.ranges`) is told of.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class SimulateBackend(ClearBackend):
         self._rescale = noise.rescale_error(n)
         self._key_switch = noise.key_switch_error(n, digits)
         self._encrypt = noise.encrypt_error(n)
+        self._refresh = noise.refresh_error(n, plan.parameters.prime_bits)
         self._seed = seed
         self._local = threading.local()
         self.ranges = RangeWatch(plan)
@@ -85,6 +87,16 @@ class SimulateBackend(ClearBackend):
         fitting = self._fits(operands[0], node)
         return self._noisy(fitting, self._rescale, node.type.scale)
 
+    def refresh(self, node: OperationNode, operands: Operands) -> SlotArray:
+        m = self.message(node, operands[0])
+        largest = float(np.abs(m.real).max(initial=0.0))
+        if not largest < 1.0:
+            raise self._overflow(node, largest, "wraps around in a refresh, where 1 is the end")
+        drawn = self._refresh * self._random().standard_normal((2, *m.shape))
+        factor: float = 2.0 ** (self.plan.parameters.prime_bits - node.type.scale)
+        refreshed: SlotArray = self.refreshed(node, m + drawn[0]) + factor * drawn[1]
+        return refreshed
+
     def output(self, node: OperationNode, value: SlotArray) -> SlotArray:
         return self._fits(value, node)
 
@@ -112,13 +124,16 @@ class SimulateBackend(ClearBackend):
         modulus = p.first_prime_bits + (p.levels - kind.level) * p.prime_bits
         largest = float(np.abs(values).max(initial=0.0))
         if not largest * 2.0 ** (kind.scale - modulus + 1) < 1.0:
-            layer = self.plan.program.layers[node.layer]
-            began = self.ranges.text()
-            raise FheCompileError(
-                "value-overflow",
-                f"a value of {largest:.3g} leaves its modulus; an encrypted run would be wrong",
-                node=layer.source or layer.name,
-                hint=(f"{began}: " if began else "")
-                + "calibrate with data that covers this input and compile again",
-            )
+            raise self._overflow(node, largest, "leaves its modulus")
         return values
+
+    def _overflow(self, node: OperationNode, largest: float, what: str) -> FheCompileError:
+        layer = self.plan.program.layers[node.layer]
+        began = self.ranges.text()
+        return FheCompileError(
+            "value-overflow",
+            f"a value of {largest:.3g} {what}; an encrypted run would be wrong",
+            node=layer.source or layer.name,
+            hint=(f"{began}: " if began else "")
+            + "calibrate with data that covers this input and compile again",
+        )

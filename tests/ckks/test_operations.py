@@ -54,6 +54,7 @@ TYPES: list[tuple[str, list[ValueType], dict[str, Any], ValueType]] = [
     ("drop_level", [X], {"levels": 3}, value(5)),
     ("relabel", [X], {"factor": 0.25}, value(2, 42.0)),
     ("scale_up", [X], {"bits": 24}, value(2, 64.0)),
+    ("refresh", [X], {"series": 0, "slots": 8, "level": 1, "scale": 45.5}, value(1, 45.5)),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fhecompile.ir.depth import measure_powers
-from passes.assign_layouts import layout_classes
+from fhecompile.ir.placement import layout_classes
 from tests.graphs import Builder, matrix
 
 

@@ -39,8 +39,8 @@ from fhecompile.ir.tensor import (
     replace_input,
     uniform_identity_weight,
     uniform_sum_weight,
-    verify,
 )
+from fhecompile.ir.tensor_rules import verify
 
 Graphs = Callable[..., st.SearchStrategy[Any]]
 

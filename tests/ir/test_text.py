@@ -15,17 +15,12 @@ from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.layout import Digit, Layout, vector_layout
 from fhecompile.ckks.linear_map import dense, diagonal, selection
 from fhecompile.errors import FheCompileError, InternalError
-from fhecompile.ir import slots, tensor
+from fhecompile.ir import slots, tensor_rules
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.slots import MapConstant, SlotGraph, VectorConstant
 from fhecompile.ir.tensor import Add, Affine, Function, Input, Mul, Output, Poly, TensorGraph
-from fhecompile.ir.text import (
-    collect_constants,
-    parse_slot_graph,
-    parse_tensor_graph,
-    print_slot_graph,
-    print_tensor_graph,
-)
+from fhecompile.ir.text import collect_constants, print_slot_graph, print_tensor_graph
+from fhecompile.ir.text_reader import parse_slot_graph, parse_tensor_graph
 
 Golden = Callable[[str, str], None]
 Graphs = Callable[..., st.SearchStrategy[Any]]
@@ -71,7 +66,7 @@ def tensor_graph() -> TensorGraph:
         Input(name="image.5", shape=(1, 3), given="wide", given_shape=(1, 9), elements=chosen)
     )
     graph.add(Output(name="five", inputs=("image.5",), shape=(1, 3), label="five"))
-    tensor.verify(graph)
+    tensor_rules.verify(graph)
     return graph
 
 
@@ -136,7 +131,7 @@ def test_golden_texts_parse(
 ) -> None:
     text = (request.path.parent / "small_tensor_graph.txt").read_text()
     parsed = parse_tensor_graph(text, collect_constants(tensor_graph))
-    tensor.verify(parsed)
+    tensor_rules.verify(parsed)
     assert print_tensor_graph(parsed) == text
     text = (request.path.parent / "small_slot_graph.txt").read_text()
     parsed_slots = parse_slot_graph(text, collect_constants(slot_graph))
@@ -149,7 +144,7 @@ def test_tensor_graph_round_trip(tensor_graphs: Graphs, data: st.DataObject) -> 
     graph = data.draw(tensor_graphs(functions=True))
     text = print_tensor_graph(graph)
     parsed = parse_tensor_graph(text, collect_constants(graph))
-    tensor.verify(parsed)
+    tensor_rules.verify(parsed)
     assert print_tensor_graph(parsed) == text
     assert len(text.splitlines()) == 1 + len(graph.nodes)
     x = {n.name: np.linspace(-1, 1, n.size).reshape(1, *n.shape) for n in graph.inputs()}

@@ -9,7 +9,8 @@ import runtime
 from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.evaluate import evaluate
-from fhecompile.ir.tensor import Affine, Input, Poly, TensorGraph, verify
+from fhecompile.ir.tensor import Affine, Input, Poly, TensorGraph
+from fhecompile.ir.tensor_rules import verify
 from passes.batch_samples import BatchSamples
 from passes.infer_ranges import Calibration
 from tests.graphs import Builder, matrix

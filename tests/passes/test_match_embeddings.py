@@ -12,7 +12,8 @@ import runtime
 from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.evaluate import evaluate, walk
-from fhecompile.ir.tensor import Function, TensorGraph, verify
+from fhecompile.ir.tensor import Function, TensorGraph
+from fhecompile.ir.tensor_rules import verify
 from fhecompile.plan import Plan
 from passes.infer_ranges import Calibration
 from passes.match_embeddings import MatchEmbeddings

@@ -13,7 +13,7 @@ from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir.program import Facts, Pass, PassManager, PassResult, Program
 from fhecompile.options import CompileOptions
 from fhecompile.pipeline import build_pipeline, class_name, describe_passes, find_pass, pass_names
-from passes import BUILT_IN, DEFAULT_PIPELINE
+from passes import BUILT_IN, DEFAULT_PIPELINE, REFRESHED_PIPELINE
 from passes.assign_layouts import AssignLayouts
 from passes.clean_graph import CleanGraph
 from passes.infer_ranges import Calibration
@@ -52,11 +52,14 @@ def test_file_class_and_pipeline_have_one_name() -> None:
 def test_default_pipeline_uses_every_pass_and_lacks_no_fact() -> None:
     names = [p.name for p in build_pipeline()]
     assert ",".join(names) == DEFAULT_PIPELINE
-    assert set(names) == set(BUILT_IN)
-    given = {kind for p in build_pipeline() for kind in p.gives}
-    from_outside = {kind for p in build_pipeline() for kind in p.needs} - given
-    PassManager(build_pipeline()).check(from_outside)
-    assert {kind.__name__ for kind in from_outside} == {"Calibration", "ModelIdentity"}
+    refreshed = build_pipeline("", REFRESHED_PIPELINE)
+    assert ",".join(p.name for p in refreshed) == REFRESHED_PIPELINE
+    assert {*names, *(p.name for p in refreshed)} == set(BUILT_IN)
+    for pipeline in (build_pipeline(), refreshed):
+        given = {kind for p in pipeline for kind in p.gives}
+        from_outside = {kind for p in pipeline for kind in p.needs} - given
+        PassManager(pipeline).check(from_outside)
+        assert {kind.__name__ for kind in from_outside} == {"Calibration", "ModelIdentity"}
 
 
 def test_options_are_read_by_the_type_of_their_default() -> None:
