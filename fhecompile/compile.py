@@ -84,7 +84,11 @@ def compile_model(
         if error.code != "too-deep" or options.passes or not options.bootstrap:
             raise
         manager = PassManager(build_pipeline(options.passes, REFRESHED_PIPELINE))
-        program = manager.run(given)
+        try:
+            program = manager.run(given)
+        except FheCompileError as refused:
+            # Where refreshes do not help either, what the leveled network lacks says more.
+            raise (error if refused.code == "too-deep" else refused) from None
     return Compilation(program.facts[Plan], manager.records, program)
 
 

@@ -21,14 +21,14 @@ from passes.select_parameters import ScaleChoice
 class AssignScales(Pass):
     """See the module docstring."""
 
-    needs: ClassVar[tuple[type, ...]] = (ScaleChoice, Parameters, Ranges)
+    needs: ClassVar[tuple[type, ...]] = (ScaleChoice,)
     gives: ClassVar[tuple[type, ...]] = (ScalePlan,)
 
     def run(self, program: Program) -> PassResult:
-        policy, parameters = program.facts[ScaleChoice].policy, program.facts[Parameters]
+        policy = program.facts[ScaleChoice].policy
         plan = plan_scales(program.graph, policy)
-        if parameters.bootstrap is not None:
-            largest = program.facts[Ranges].largest
+        if policy.bootstrap is not None:
+            largest, parameters = program.facts[Ranges].largest, program.facts[Parameters]
             start = latest_inputs(program.graph, plan, largest, parameters)
             plan = plan_scales(program.graph, policy, start)
         dropping = [f"{name} drops {r}" for name, r in plan.rescales.items() if r]

@@ -44,7 +44,7 @@ from fhecompile.ckks.parameters import (
     Parameters,
 )
 from fhecompile.errors import FheCompileError, InternalError
-from fhecompile.ir.depth import measure_depth
+from fhecompile.ir.depth import describe_path, measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePlan, ScalePolicy, plan_scales
@@ -206,9 +206,11 @@ class _Search:
         raise FheCompileError(
             "too-deep",
             f"no ring dimension is secure at {options.security_bits} bits for multiplicative depth "
-            f"{depth.total}; tried {', '.join(tried)}",
+            f"{depth.total}; tried {', '.join(tried)}; levels by layer: "
+            f"{describe_path(self.program.graph)}",
             node=depth.path[-1] if depth.path else "",
-            hint="lower --precision-bits, or make the network shallower",
+            hint="lower --precision-bits, use activations of a lower degree or fewer layers, or "
+            "refresh values on the way, without --no-bootstrap",
         )
 
     def _secure(self, n: int, fewest: int) -> list[list[Parameters]]:

@@ -150,6 +150,7 @@ class _State:
         self.left = len(nodes) * count
         self.done_weight, self.total_weight = 0.0, count * sum(executor.weights) or 1.0
         self.idle = 0  # threads that wait for something to do
+        self.spread = 0  # refreshes under way that use several cores
         self.error: BaseException | None = None
         self.condition = threading.Condition()
         self.execution = Execution(executor.threads, count)
@@ -183,9 +184,11 @@ class _State:
                     # A refresh is so long that others will wait for it before it ends.
                     alone = self.idle > 0 or node.op == "refresh"
                     wide = self.executor.wide or (alone and not self.ready)
+                    self.spread += wide and node.op == "refresh"
                     operands = [self.values[image][i] for i in node.inputs]
                     return _Step(node, image, operands, wide)
-                ahead = self.executor.backend.claim_ahead()
+                # Encoding would take the cores that a refresh counts on, and it waits for each.
+                ahead = None if self.spread else self.executor.backend.claim_ahead()
                 if ahead is not None:
                     return ahead
                 self.idle += 1
@@ -212,6 +215,7 @@ class _State:
         end = self._now()
         step.operands.clear()  # or they would live on while this thread waits for its next task
         with self.condition:
+            self.spread -= step.wide and node.op == "refresh"
             self._finish(node, step.image, value)
             self.execution.trace.append(
                 TraceEntry(node.op, node.layer, node.type.level, start, end, thread, step.image)

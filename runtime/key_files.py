@@ -21,12 +21,14 @@ from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
 from runtime.bundle import Bundle, open_bundle, write_bundle
 from runtime.keys import (
+    REFRESH,
     PublicContext,
     SecretContext,
     ServerContext,
     automorphism_indices,
     generate_automorphism_keys,
     generate_key_pair,
+    generate_refresh_keys,
 )
 from runtime.library import make_context, wrapped
 from runtime.serialization import (
@@ -114,6 +116,7 @@ def _insert_keys(
 ) -> None:
     wanted = [*automorphism_indices(server.parameters, keys)]
     wanted += [RELINEARISATION] if keys.relinearisation else []
+    wanted += [REFRESH] if keys.refreshes else []
     # What is missing the server names, which checks the keys of every plan it is given.
     there = [name for name in wanted if name in bundle.manifest.entries]
     for number, name in enumerate(there, 1):
@@ -157,6 +160,9 @@ def _write_keys(
     with write_bundle(
         folder / EVALUATION, "evaluation-keys", parameters, tag, option="--out"
     ) as writer:
+        if keys.refreshes:
+            writer.add(REFRESH, to_bytes(generate_refresh_keys(secret)))
+            ServerContext(secret.context, tag, secret.parameters).release()
         if keys.relinearisation:
             writer.add(RELINEARISATION, _make_relinearisation(secret, tag))
         for number, (name, made) in enumerate(generate_automorphism_keys(secret, keys, threads), 1):

@@ -8,11 +8,13 @@ secret key.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,11 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan.schema import KeysInfo
 from runtime.backends.encoder import Vector, encode_vector
 from runtime.backends.openmp import allow_inner_threads
-from runtime.library import load_openfhe, make_context, prepare_refreshes, unreadable, wrapped
+from runtime.library import load_openfhe, make_context, unreadable, wrapped
 
 Ciphertext = Any
+SWITCH_SLOTS = 2  # fewest slots, of which a refresh needs the fewest rotations
+REFRESH = "refresh"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,7 +84,7 @@ class ServerContext:
         missing = [name for name, index in wanted.items() if index not in held]
         order = 2 * self.parameters.ring_dimension
         if keys.refreshes and not held.issuperset({order - 2, order - 4}):
-            missing.append("refresh")
+            missing.append(REFRESH)
         if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
             missing.append("relinearisation")
         return missing
@@ -117,10 +121,11 @@ def generate_keys(
     """
     secret = generate_key_pair(parameters)
     server = ServerContext(secret.context, secret.secret_key.GetKeyTag(), parameters)
+    if keys.refreshes:
+        generate_refresh_keys(secret)
     if keys.relinearisation:
         with wrapped("generating keys"):
             secret.context.EvalMultKeyGen(secret.secret_key)
-    generate_refresh_keys(secret, keys)
     for _, made in generate_automorphism_keys(secret, keys, threads):
         secret.context.InsertEvalAutomorphismKey(made, server.key_tag)
     return secret, server
@@ -139,15 +144,28 @@ def generate_key_pair(parameters: Parameters) -> SecretContext:
     )
 
 
-def generate_refresh_keys(secret: SecretContext, keys: KeysInfo) -> None:
-    """Makes the keys of refreshes, which OpenFHE holds under the key's tag.
+def generate_refresh_keys(secret: SecretContext) -> Any:
+    """The keys that refreshes switch to a sparse secret and back with, which is drawn here.
 
-    Two of them switch to a sparse secret and back, which is drawn here and in no other place.
+    OpenFHE makes them along with all rotations of a refresh, and has no other way to part with them
+    than by a file: so a refresh of `SWITCH_SLOTS` slots is asked for, and all but the two are left
+    in the file. They are under the key's tag afterwards, with which nothing else was made before.
     """
-    for slots in keys.refreshes:
-        prepare_refreshes(secret.context, secret.parameters, slots)
-        with wrapped("generating keys of refreshes"):
-            secret.context.EvalBootstrapKeyGen(secret.secret_key, slots)
+    o, context, tag = load_openfhe(), secret.context, secret.secret_key.GetKeyTag()
+    order = 2 * secret.parameters.ring_dimension
+    with (
+        wrapped("generating the keys of refreshes"),
+        tempfile.TemporaryDirectory(prefix="fhecompile-") as folder,
+    ):
+        file = str(Path(folder) / "keys")
+        context.EvalBootstrapSetup([1, 1], [0, 0], SWITCH_SLOTS, 0, False)
+        context.EvalBootstrapKeyGen(secret.secret_key, SWITCH_SLOTS)
+        written = o.SerializeEvalBootstrapKey(file, o.BINARY, context, tag, SWITCH_SLOTS)
+        ServerContext(context, tag, secret.parameters).release()
+        indices = [order - 2, order - 4]
+        if not written or not o.DeserializeEvalBootstrapKey(file, o.BINARY, tag, indices):
+            raise RuntimeError(f"its keys cannot be written to {folder}")
+        return context.GetEvalAutomorphismKeyMap(tag)
 
 
 def generate_automorphism_keys(
@@ -155,12 +173,9 @@ def generate_automorphism_keys(
 ) -> Iterator[tuple[str, Any]]:
     """(name, evaluation key) of each rotation and the conjugation, made on `threads` threads.
 
-    About `threads` keys are in memory at a time, if the caller keeps none. Those that OpenFHE holds
-    already, because refreshes need them as well, are not made again.
+    About `threads` keys are in memory at a time, if the caller keeps none.
     """
-    held = held_indices(secret.context, secret.secret_key.GetKeyTag())
-    wanted = automorphism_indices(secret.parameters, keys)
-    left = iter([(name, index) for name, index in wanted.items() if index not in held])
+    left = iter(automorphism_indices(secret.parameters, keys).items())
 
     def make(index: int) -> Any:
         with wrapped("generating keys"):
@@ -180,6 +195,6 @@ def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, in
     """Galois element of every listed key: 5^r mod 2N rotates by r, 2N - 1 conjugates."""
     order = 2 * parameters.ring_dimension
     indices = {f"rotation by {r}": pow(5, r, order) for r in keys.rotations}
-    if keys.conjugation:
+    if keys.conjugation or keys.refreshes:
         indices["conjugation"] = order - 1
     return indices

@@ -54,6 +54,15 @@ def measure_powers(graph: TensorGraph, classes: Mapping[str, Sequence[str]]) -> 
     return {name: max(found[other] for other in classes[name]) for name in found}
 
 
+def describe_path(graph: TensorGraph) -> str:
+    """The layers of a deepest path with the levels that each takes: `conv1 1, act1 6, ...`."""
+    taken: dict[str, int] = {}
+    for name in measure_depth(graph).path:
+        place = graph[name].source or name
+        taken[place] = taken.get(place, 0) + node_depth(graph[name])
+    return ", ".join(f"{place} {levels}" for place, levels in taken.items())
+
+
 def expect_depth(graph: TensorGraph, function_depth: int) -> int:
     """Depth of the deepest chain of functions, a polynomial of that depth standing for each.
 

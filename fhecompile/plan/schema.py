@@ -183,7 +183,7 @@ class KeysInfo(Struct, frozen=True):
     @property
     def count(self) -> int:
         """Number of evaluation keys; refreshes switch to a sparse secret and back."""
-        others = int(self.conjugation) + int(self.relinearisation)
+        others = int(self.conjugation or bool(self.refreshes)) + int(self.relinearisation)
         return len(self.rotations) + others + (2 if self.refreshes else 0)
 
 
@@ -229,7 +229,7 @@ class Program(Struct, frozen=True):
     keys: KeysInfo
     maps: tuple[MapInfo, ...]
     vectors: tuple[VectorInfo, ...]
-    series: tuple[SeriesInfo, ...]
     layers: tuple[LayerInfo, ...]
     prediction: PredictionInfo
     operations: tuple[OperationInfo, ...]
+    series: tuple[SeriesInfo, ...] = ()

@@ -82,8 +82,10 @@ def test_too_deep() -> None:
     assert re.fullmatch(
         re.escape(
             "last: no ring dimension is secure at 128 bits for multiplicative depth 5; "
-            "tried 2^12 (PRIMES primes) [too-deep]\n"
-            "  hint: lower --precision-bits, or make the network shallower"
+            "tried 2^12 (PRIMES primes); levels by layer: map0 1, square0 1, map1 1, square1 1, "
+            "last 1 [too-deep]\n"
+            "  hint: lower --precision-bits, use activations of a lower degree or fewer layers, or "
+            "refresh values on the way, without --no-bootstrap"
         ).replace("PRIMES", r"\d+"),
         caught.value.render(),
     )
