@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -138,3 +140,55 @@ def wait(made: Made, jobs: Sequence[str]) -> None:
     for job in jobs:
         made.alice.wait(job)
         made.alice.discard(job)
+
+
+def jobs(made: Made) -> list[tuple[str, dict[str, Any]]]:
+    """(client, job) of all jobs."""
+    asked = [(c, made.server.ask("GET", "/v1/jobs", token)) for c, token in made.tokens.items()]
+    return [(client, job) for client, (_, body) in asked for job in body["jobs"]]
+
+
+def clear(made: Made) -> None:
+    """Leaves no jobs, and of templates those that Alice has from the start."""
+    for client, job in jobs(made):  # before templates, which they store
+        status, _ = made.server.ask("DELETE", f"/v1/jobs/{job['id']}", made.tokens[client])
+        assert status == 204
+    for client, kept in ((made.alice, ALL), (made.bob, {})):
+        for template in client.templates():
+            if template.name not in kept:
+                client.remove_template(template.name)
+
+
+@contextmanager
+def stopped_job(made: Made, submit: Callable[[], str]) -> Iterator[str]:
+    """A job whose process is stopped, so that the worker waits for it; it is killed in the end.
+
+    Args:
+        made: a server without jobs.
+        submit: queues the job; again where it has ended before it could be stopped.
+    """
+    job = submit()
+    while (process := _stopped_process(made)) is None:
+        clear(made)
+        job = submit()
+    try:
+        yield job
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _stopped_process(made: Made) -> psutil.Process | None:
+    """The process of the one job, stopped; None if it was too fast."""
+    assert made.server.process is not None
+    server = psutil.Process(made.server.process.pid)
+    while any(job["state"] in ("queued", "running") for _, job in jobs(made)):
+        for process in server.children():
+            with suppress(psutil.NoSuchProcess):
+                if "serve" not in process.cmdline():  # until then it is a copy of the server
+                    process.suspend()
+                    while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                        time.sleep(0.001)
+                    return process if process.status() == psutil.STATUS_STOPPED else None
+        time.sleep(0.005)
+    return None

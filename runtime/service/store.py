@@ -231,8 +231,8 @@ class Store:
         """
         name = secrets.token_hex(16)
         columns = "id, client, keys, plan, state, predicted, created, sha256, kind, templates"
-        row = (name, client, keys.number, plan, "queued", predicted, time.time(), sha256)
-        values = (*row, kind, json.dumps(list(names)))
+        start = (name, client, keys.number, plan, "queued", predicted, time.time(), sha256)
+        values = (*start, kind, json.dumps(list(names)))
         try:
             with self._change() as change:
                 query = f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -240,13 +240,13 @@ class Store:
                 # After the row: the same upload again is a replay, not a name that is taken.
                 if kind == "enrol":
                     self.templates.check_enrolment(change, number, keys.number, plan, names)
+                # Before the commit: after it the worker may take the job, or its client be removed.
+                row = change(f"{_JOBS} WHERE jobs.number = ?", number).fetchone()
                 self.folder.keep(file, "inputs", number)
+                return Job(**row)
         except sqlite3.IntegrityError as error:
             earlier = self.find_replay(client, sha256)
             raise (replay(earlier) if earlier else no_keys()) from error
-        found = self.find_job(client, name)
-        assert found is not None
-        return found
 
     def remove_job(self, job: Job) -> None:
         """Removes a job and its files, whatever its state."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,10 +19,13 @@ from tests.service_gallery import (
     TEMPLATES,
     Made,
     assert_scores,
+    clear,
     feeds,
+    jobs,
     no_template,
     post,
     refusal,
+    stopped_job,
     template_file,
     two_galleries,
     wait,
@@ -36,6 +41,17 @@ pytest.importorskip("httpx", reason="httpx is not installed")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     with two_galleries(tmp_path_factory.mktemp("service")) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def cleared(made: Made) -> Iterator[None]:
+    yield
+    clear(made)
+
+
+def worker_busy(made: Made) -> AbstractContextManager[str]:
+    """Jobs stay queued, behind one of Bob's."""
+    return stopped_job(made, lambda: str(made.bob.submit(feeds(7))))
 
 
 def test_names_that_are_refused(made: Made) -> None:
@@ -178,31 +194,36 @@ def test_clients_do_not_see_each_other(made: Made) -> None:
     assert made.names() == ["a", "b", "c"]
 
 
-def test_a_name_belongs_to_one_job(made: Made) -> None:
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_a_name_belongs_to_one_job(made: Made, state: str) -> None:
     """Reserved while the job waits or runs, free again when it is gone; replays are no clash."""
     images, other = made.encrypted("alice", 5), made.encrypted("alice", 6)
-    first = post(made, f"{ENROL}&name=x", images)
-    replay = {
-        "code": "job-exists",
-        "reason": f"these very ciphertexts are job {first} already",
-        "hint": "ask for that job, or encrypt the inputs again",
-        "job": first,
-    }
-    reserved = {
-        "code": "template-reserved",
-        "reason": f"job {first} is to store a template x",
-        "hint": "choose another name, or delete that job",
-    }
-    token = made.tokens["alice"]
-    assert made.server.ask("POST", f"{ENROL}&name=x", token, images) == (409, replay)
-    answer = made.server.ask("POST", f"{ENROL}&name=x", token, other)
-    assert answer == (409, reserved)
-    assert len(made.server.ask("GET", "/v1/jobs", token)[1]["jobs"]) == 1
-    made.alice.discard(first)  # which has been queued, or was running
-    second = post(made, f"{ENROL}&name=x", other)
+    with ExitStack() as stack:
+        if state == "queued":
+            stack.enter_context(worker_busy(made))
+            first = post(made, f"{ENROL}&name=x", images)
+        else:
+            enrol = partial(post, made, f"{ENROL}&name=x", images)
+            first = stack.enter_context(stopped_job(made, enrol))
+        ((_, job),) = [found for found in jobs(made) if found[0] == "alice"]
+        assert (job["id"], job["state"]) == (first, state)
+        replay = {
+            "code": "job-exists",
+            "reason": f"these very ciphertexts are job {first} already",
+            "hint": "ask for that job, or encrypt the inputs again",
+            "job": first,
+        }
+        reserved = {
+            "code": "template-reserved",
+            "reason": f"job {first} is to store a template x",
+            "hint": "choose another name, or delete that job",
+        }
+        assert made.refused("POST", f"{ENROL}&name=x", images) == (409, replay)
+        assert made.refused("POST", f"{ENROL}&name=x", other) == (409, reserved)
+        made.alice.discard(first)
+        second = post(made, f"{ENROL}&name=x", other)
     wait(made, [second])
     assert_scores(made.alice.identify(feeds(7), ["x"]), 7, {"x": 6})
-    made.alice.remove_template("x")
 
 
 def test_requests_at_the_same_time(made: Made) -> None:
@@ -217,10 +238,12 @@ def test_requests_at_the_same_time(made: Made) -> None:
         return job["id"], [answer for answer in answers if answer[0] != 201]
 
     images = [made.encrypted("alice", 5) for _ in range(4)]
-    job, others = ask(images[:1] * 4)
-    assert [(status, body["job"]) for status, body in others] == [(409, job)] * 3
-    job, others = ask(images)
-    assert [(status, body["code"]) for status, body in others] == [(409, "template-reserved")] * 3
+    with worker_busy(made):
+        job, others = ask(images[:1] * 4)
+        assert [(status, body["job"]) for status, body in others] == [(409, job)] * 3
+        job, others = ask(images)
+    refused = [(status, body["code"]) for status, body in others]
+    assert refused == [(409, "template-reserved")] * 3
     assert made.names() == ["a", "b", "c"]
 
 
@@ -234,4 +257,3 @@ def test_a_replay_after_the_end(made: Made) -> None:
     made.alice.discard(job)
     status, body = made.refused("POST", f"{ENROL}&name=x", images)
     assert (status, body["code"]) == (409, "template-exists")
-    made.alice.remove_template("x")

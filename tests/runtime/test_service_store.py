@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +217,26 @@ def test_one_server_per_folder(tmp_path: Path) -> None:
     os.close(held)
     os.close(folder.lock())
     assert folder.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["taken", "removed"])
+def test_a_new_job_is_queued_whatever_happens_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """The worker may take it, or its client be removed, before who added it has the answer."""
+    keys, change = add_keys(store), store._change
+
+    @contextmanager
+    def commit_and_go_on() -> Iterator[Any]:
+        with change() as execute:
+            yield execute
+        monkeypatch.setattr(store, "_change", change)
+        if meanwhile == "taken":
+            assert store.take_job(["plan"]) is not None
+        else:
+            store.remove_client("alice")
+
+    monkeypatch.setattr(store, "_change", commit_and_go_on)
+    job = add_job(store, keys, "a")
+    assert (job.state, job.sha256, job.started) == ("queued", "a", None)
+    assert [job.state for job in store.list_jobs(1)] == ["running"] * (meanwhile == "taken")
