@@ -33,8 +33,7 @@ from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.diagonals import Packing
 from fhecompile.ckks.gallery import template_layout
 from fhecompile.ckks.layout import Layout, next_power_of_two
-from fhecompile.ckks.map_cost import MapCost, estimate_map, unpacking_seconds
-from fhecompile.ckks.offsets import IndexParts
+from fhecompile.ckks.map_cost import MapSizes, unpacking_seconds
 from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.ckks.refresh_cost import refresh_seconds
@@ -128,12 +127,11 @@ class _State:
 
 @dataclass(frozen=True)
 class _Lowering:
-    """The cheapest way to lower one affine node between given layouts."""
+    """The cheapest way to lower an affine node between given layouts."""
 
     seconds: float
     packing: Packing
     copies: tuple[int, ...]
-    prepared: frozenset[tuple[str, int]]
 
 
 class _Search:
@@ -156,8 +154,7 @@ class _Search:
         if program.options.match == "gallery":
             self.template = self.graph.outputs()[0].inputs[0]
         self.followed: dict[str, list[Relation]] = {}
-        self.parts: dict[tuple[str, int], IndexParts] = {}
-        self.estimates: dict[tuple[object, ...], MapCost | None] = {}
+        self.sizes = MapSizes()
         self.lowerings: dict[tuple[object, ...], _Lowering] = {}
         self.tried = 0
         self.inputs = 0
@@ -261,16 +258,14 @@ class _Search:
         if isinstance(node, Affine):
             sources = [state.layout[name] for name in node.inputs]
             clear = tuple(self._may_clear(name, state) for name in node.inputs)
-            key = (node.name, layout, *sources, clear, state.prepared)
-            if key not in self.lowerings:
-                self.lowerings[key] = self._lowering(node, layout, sources, clear, state.prepared)
-            best = self.lowerings[key]
+            best = self._cheapest_lowering(node, layout, sources, clear, state.prepared)
+            made = zip(node.inputs, best.copies, strict=True)
             return replace(
                 state,
                 seconds=state.seconds + best.seconds,
                 packing={**state.packing, node.name: best.packing},
                 copies={**state.copies, node.name: best.copies},
-                prepared=best.prepared,
+                prepared=state.prepared | {(name, copy) for name, copy in made if copy},
             )
         seconds = 0.0
         if isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1):
@@ -281,7 +276,7 @@ class _Search:
             seconds *= layout.ciphertexts
         return replace(state, seconds=state.seconds + seconds)
 
-    def _lowering(
+    def _cheapest_lowering(
         self,
         node: Affine,
         target: Layout,
@@ -289,9 +284,31 @@ class _Search:
         clear: tuple[bool, ...],
         prepared: frozenset[tuple[str, int]],
     ) -> _Lowering:
-        costs = rotation_costs(
-            self.parameters, max(self.scales.level[name] for name in node.inputs)
-        )
+        """As `_lowering`, which looks at no more of the node than is in the key."""
+        level = max(self.scales.level[name] for name in node.inputs)
+        operands = [
+            (
+                self.sizes.parts(node.maps[k], source, target),
+                node.inputs.index(name),
+                frozenset(copy for operand, copy in prepared if operand == name),
+            )
+            for k, (name, source) in enumerate(zip(node.inputs, sources, strict=True))
+        ]
+        key = (level, target, *sources, clear, *operands)
+        if key not in self.lowerings:
+            self.lowerings[key] = self._lowering(node, level, target, sources, clear, prepared)
+        return self.lowerings[key]
+
+    def _lowering(
+        self,
+        node: Affine,
+        level: int,
+        target: Layout,
+        sources: list[Layout],
+        clear: tuple[bool, ...],
+        prepared: frozenset[tuple[str, int]],
+    ) -> _Lowering:
+        costs = rotation_costs(self.parameters, level)
         choices: list[Packing] = ["real"]
         if target.is_complex:
             choices = ["direct"]
@@ -299,28 +316,24 @@ class _Search:
             choices += ["fold"]
             if target.ciphertexts % 2 == 0:
                 choices += ["pair"]
-        best = _Lowering(math.inf, choices[0], (0,) * len(sources), prepared)
+        best = _Lowering(math.inf, choices[0], (0,) * len(sources))
         for packing in choices:
             groups = {source.period: source for source in sources}
             seconds = sum(unpacking_seconds(s, target, packing, costs) for s in groups.values())
             ready, copies = prepared, []
             for k, (name, source) in enumerate(zip(node.inputs, sources, strict=True)):
-                found = [
-                    (cost, copy)
-                    for copy in [0, *self._copies(source, clear[k])]
-                    for cost in [self._map_seconds(node, k, source, target, packing, copy, costs)]
-                ]
-                found = [
-                    (cost + self._preparing(ready, name, source, copy, costs), copy)
-                    for cost, copy in found
-                ]
+                found = []
+                for copy in [0, *self._copies(source, clear[k])]:
+                    size = self.sizes.measure(node.maps[k], source, target, packing, copy)
+                    cost = math.inf if size is None else size.seconds(costs)
+                    found.append((cost + self._preparing(ready, name, source, copy, costs), copy))
                 cost, copy = min(found)
                 seconds += cost
                 copies.append(copy)
                 if copy:
                     ready |= {(name, copy)}
             if seconds < best.seconds:
-                best = _Lowering(seconds, packing, tuple(copies), ready)
+                best = _Lowering(seconds, packing, tuple(copies))
         return best
 
     def _may_clear(self, name: str, state: _State) -> bool:
@@ -363,24 +376,3 @@ class _Search:
         if not copy or (name, copy) in ready:
             return 0.0
         return source.ciphertexts * (costs.rotate + (costs.unit if source.spill else 0.0))
-
-    def _map_seconds(
-        self,
-        node: Affine,
-        k: int,
-        source: Layout,
-        target: Layout,
-        packing: Packing,
-        copy: int,
-        costs: RotationCosts,
-    ) -> float:
-        if (node.name, k) not in self.parts:
-            # A layout has the shape of the first value of its class, not of every one.
-            self.parts[node.name, k] = IndexParts.of(node.maps[k], target.shape, source.shape)
-        key = (node.name, k, source, target, packing, copy)
-        if key not in self.estimates:
-            self.estimates[key] = estimate_map(
-                self.parts[node.name, k], source, target, packing, copy, costs
-            )
-        estimate = self.estimates[key]
-        return math.inf if estimate is None else estimate.seconds

@@ -2,7 +2,7 @@ r"""Cuts every linear map into diagonals and chooses its baby-step giant-step sp
 
 The operands of an affine node are summed into the same accumulators where their replicas have the
 same period; otherwise they form separate groups. Splits are chosen in `rounds` over all layers,
-each knowing which rotations the others need anyway.
+each knowing which rotations the others need anyway; what a split takes is counted once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fhecompile.ckks.bsgs import Split, choose_split, rotation_costs
+from fhecompile.ckks.bsgs import Split, SplitSize, cheapest_split, measure_splits, rotation_costs
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -59,13 +59,14 @@ class LowerAffine(Pass):
             if isinstance(node, Affine) and not is_product_free(node)
             for operands, maps in _by_period(node, layouts)
         ]
+        sizes = _measure_all([maps for _, _, maps, _ in pending])
         fixed = frozenset[int]().union(*(_fixed_rotations(maps) for _, _, maps, _ in pending))
         made: dict[int, MapGroup] = {}
         needed: dict[int, frozenset[int]] = {}
         for _ in range(self.rounds):
             for k, (_, operands, maps, costs) in enumerate(pending):
                 taken = fixed.union(*(keys for j, keys in needed.items() if j != k))
-                split = choose_split(maps, costs, taken)
+                split = cheapest_split(sizes[k], costs, taken)
                 maps = tuple(m.with_window(split.window) for m in maps)
                 made[k] = MapGroup(operands, maps, split)
                 needed[k] = _rotations(made[k])
@@ -101,6 +102,20 @@ def _by_period(
     for members in by_period.values():
         operands, maps = zip(*members, strict=True)
         found.append((operands, maps))
+    return found
+
+
+def _measure_all(groups: Sequence[tuple[DiagonalMap, ...]]) -> list[list[SplitSize]]:
+    """The splits of every group; those of equal layers are measured once."""
+    known: dict[tuple[object, ...], list[SplitSize]] = {}
+    found = []
+    for maps in groups:
+        key = tuple(
+            (m.source, m.target, m.packing, m.copies, m.raw_offsets.tobytes()) for m in maps
+        )
+        if key not in known:
+            known[key] = measure_splits(maps)
+        found.append(known[key])
     return found
 
 

@@ -130,8 +130,8 @@ def serving(folder: Path, *plans: Plan) -> Iterator[ServerProcess]:
         paths.append(folder.parent / f"{plan.digest[:8]}.fheplan")
         plan.save(paths[-1])
     server = ServerProcess(folder, tuple(paths))
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

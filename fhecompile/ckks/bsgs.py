@@ -108,6 +108,30 @@ def ideal_seconds(products: float, costs: RotationCosts, blocks: int = 1) -> flo
     return 2 * math.sqrt(products * blocks * costs.baby * costs.giant)
 
 
+@dataclass(frozen=True, eq=False)
+class SplitSize:
+    """How many steps a split takes, whatever they cost.
+
+    `hoists` counts the inputs that are rotated, `keys` are the rotations it needs, in [0, slots).
+    """
+
+    split: Split
+    products: int
+    hoists: int
+    babies: int
+    giants: int
+    keys: NDArray[np.int32]
+
+    def seconds(self, costs: RotationCosts) -> float:
+        """Of all steps, without what keys are worth."""
+        return (
+            (costs.product + costs.encode) * self.products
+            + costs.hoist * self.hoists
+            + costs.baby * self.babies
+            + costs.giant * self.giants
+        )
+
+
 def choose_split(
     maps: Sequence[DiagonalMap], costs: RotationCosts, taken: frozenset[int] = frozenset()
 ) -> Split:
@@ -118,8 +142,31 @@ def choose_split(
         costs: what rotations cost.
         taken: rotation offsets that other layers need keys for anyway.
     """
+    return cheapest_split(measure_splits(maps), costs, taken)
+
+
+def cheapest_split(
+    sizes: Sequence[SplitSize], costs: RotationCosts, taken: frozenset[int]
+) -> Split:
+    """The cheapest of the splits that `measure_splits` has found."""
+    if not sizes:
+        raise InternalError("no baby-step split was tried")
+    new: NDArray[np.bool_] = np.ones(sizes[0].split.slots, bool)
+    new[list(taken)] = False
+    best, least = sizes[0].split, math.inf
+    for size in sizes:
+        seconds = size.seconds(costs)
+        if seconds < least:  # keys only add to it
+            seconds += costs.key * int(np.count_nonzero(new[size.keys]))
+            if seconds < least:
+                best, least = size.split, seconds
+    return best
+
+
+def measure_splits(maps: Sequence[DiagonalMap]) -> list[SplitSize]:
+    """Every split for maps that share accumulators, and what it takes."""
     slots, k, reach = maps[0].source.slots, maps[0].modulus, maps[0].reach
-    best: tuple[float, Split] | None = None
+    sizes = []
     windows = dict.fromkeys([0, k // 2, *(1 << j for j in range(reach.bit_length() - 1))])
     for window in windows:
         rows = [np.insert(m.with_window(window).offsets, 0, i, axis=1) for i, m in enumerate(maps)]
@@ -127,19 +174,12 @@ def choose_split(
         for bits in range(k.bit_length()):
             n = 1 << bits
             for shift in dict.fromkeys((0, n // 2)):
-                split = Split(n, shift, slots, window)
-                cost = _cost(split, found, costs, taken)
-                if best is None or cost < best[0]:
-                    best = (cost, split)
-    if best is None:
-        raise InternalError("no baby-step split was tried")
-    return best[1]
+                sizes.append(_size(Split(n, shift, slots, window), found))
+    return sizes
 
 
-def _cost(
-    split: Split, rows: NDArray[np.int64], costs: RotationCosts, taken: frozenset[int]
-) -> float:
-    """Seconds of (map, accumulator, input ciphertext, offset) rows under one split."""
+def _size(split: Split, rows: NDArray[np.int64]) -> SplitSize:
+    """Of (map, accumulator, input ciphertext, offset) rows under one split."""
     slots, offsets = split.slots, rows[:, 3]
     baby = (offsets + split.shift) % split.modulus - split.shift
     giant = (offsets - baby) % slots
@@ -148,11 +188,11 @@ def _cost(
     babies = np.unique(inputs[turned] * slots + baby[turned] % slots)
     moved = giant != 0
     giants = np.unique(rows[moved, 1] * slots + giant[moved])
-    keys = {*(babies % slots).tolist(), *(giants % slots).tolist()} - taken
-    return float(
-        (costs.product + costs.encode) * len(rows)
-        + costs.hoist * np.unique(babies // slots).size
-        + costs.baby * babies.size
-        + costs.giant * giants.size
-        + costs.key * len(keys)
+    return SplitSize(
+        split,
+        products=len(rows),
+        hoists=np.unique(babies // slots).size,
+        babies=babies.size,
+        giants=giants.size,
+        keys=np.unique(np.concatenate([babies % slots, giants % slots])).astype(np.int32),
     )

@@ -245,24 +245,25 @@ def compose(outer: LinearMap, inner: LinearMap) -> LinearMap:
 def _compose_terms(
     b: LinearTerm, a: LinearTerm, out_size: int, mid_size: int, in_size: int
 ) -> LinearTerm:
-    rows = _padded_lists(*a.coordinates(), mid_size)
-    out, inn, val = b.coordinates()
-    columns = _padded_lists(inn, out, val, mid_size)
-    by_rows = b.size * rows[0].shape[1] if rows else None
-    by_columns = a.size * columns[0].shape[1] if columns else None
+    points_of_a = a.coordinates()
+    out, between, val = b.coordinates()
+    rows, columns = _longest_list(points_of_a[0], mid_size), _longest_list(between, mid_size)
+    by_rows = b.size * rows if rows else None
+    by_columns = a.size * columns if columns else None
     short = by_rows == b.size or by_columns == a.size
-    used = a.in_index[a.in_index >= 0]
-    partitioned = a.size == used.size == np.unique(used).size
-    copies = b.size == out.size == np.unique(out).size
-    disjoint = rows is not None and (partitioned or copies)
+    disjoint = False
+    if rows and not short:
+        used = a.in_index[a.in_index >= 0]
+        partitioned = a.size == used.size == np.unique(used).size
+        disjoint = partitioned or b.size == out.size == np.unique(out).size
     if not (short or disjoint):
         return _sparse_product(b, a, out_size, mid_size, in_size)
     if rows and by_columns != a.size and (by_rows == b.size or disjoint or columns is None):
-        out, inn, factor = _follow(b.in_index, *rows)
+        out, inn, factor = _follow(b.in_index, *_padded_lists(*points_of_a, mid_size, rows))
         return _tidy(LinearTerm(b.values[..., None] * factor, b.out_index[..., None], inn))
     if columns is None:
         raise InternalError("composition of linear maps found no short side")
-    inn, out, factor = _follow(a.out_index, *columns)
+    inn, out, factor = _follow(a.out_index, *_padded_lists(between, out, val, mid_size, columns))
     return _tidy(LinearTerm(a.values[..., None] * factor, out, a.in_index[..., None]))
 
 
@@ -276,17 +277,20 @@ def _follow(
     return index[..., None], found, factor
 
 
-def _padded_lists(
-    keys: IndexArray, others: IndexArray, val: FloatArray, size: int
-) -> tuple[IndexArray, FloatArray] | None:
-    """Per key its list of (other index, value), padded with -1 to shape (size, longest list).
+def _longest_list(keys: IndexArray, size: int) -> int | None:
+    """How often the most frequent of the keys below `size` is there, 1 at least.
 
-    None when the lists are so uneven that padding would more than quadruple them.
+    None when they are so uneven that lists of that length would more than quadruple them.
     """
+    longest = max(1, int(np.bincount(keys, minlength=size).max(initial=0)))
+    return None if longest > 1 and longest * size > 4 * keys.size else longest
+
+
+def _padded_lists(
+    keys: IndexArray, others: IndexArray, val: FloatArray, size: int, longest: int
+) -> tuple[IndexArray, FloatArray]:
+    """Per key its list of (other index, value), padded with -1 to shape (size, longest)."""
     counts = np.bincount(keys, minlength=size)
-    longest = max(1, int(counts.max(initial=0)))
-    if longest > 1 and longest * size > 4 * keys.size:
-        return None
     order = np.argsort(keys, kind="stable")
     keys, others, val = keys[order], others[order], val[order]
     position = np.arange(keys.size) - np.repeat(np.cumsum(counts) - counts, counts)

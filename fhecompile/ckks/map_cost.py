@@ -20,26 +20,35 @@ from fhecompile.ckks.diagonals import DiagonalMap, Packing, normalised_rows
 from fhecompile.ckks.equal_diagonals import first_equals, shared_digits
 from fhecompile.ckks.layout import Layout
 from fhecompile.ckks.linear_map import LinearMap
-from fhecompile.ckks.offsets import IndexParts
+from fhecompile.ckks.offsets import IndexParts, index_structure, repeats_axis
 
 
 @dataclass(frozen=True)
-class MapCost:
-    """Plaintext products and seconds of one map, without undoing the packing."""
+class MapSize:
+    """What one map takes at any level, without undoing the packing.
+
+    `products` come in `blocks` of equal constants; they need a `decomposition` of each ciphertext
+    that is rotated and a `division` by P of each accumulator, both 0 where nothing is rotated.
+    """
 
     products: int
-    seconds: float
+    blocks: int
+    decompositions: int
+    divisions: int
+
+    def seconds(self, costs: RotationCosts) -> float:
+        """Predicted seconds at the level of the costs."""
+        seconds = self.products * (costs.product + costs.encode / self.blocks)
+        if self.decompositions:
+            seconds += ideal_seconds(self.products, costs, self.blocks)
+            seconds += self.decompositions * costs.hoist + self.divisions * costs.down
+        return seconds
 
 
-def estimate_map(
-    parts: IndexParts,
-    source: Layout,
-    target: Layout,
-    packing: Packing,
-    copies: int,
-    costs: RotationCosts,
-) -> MapCost | None:
-    """The cost of one map; None where the packing or the copies do not apply."""
+def measure_map(
+    parts: IndexParts, source: Layout, target: Layout, packing: Packing, copies: int
+) -> MapSize | None:
+    """What one map takes; None where the packing or the copies do not apply."""
     nothing = LinearMap((), target.size, source.size)
     dm = DiagonalMap(nothing, source, target, packing, 0, copies)
     if packing == "fold" and dm.modulus < 2:
@@ -56,12 +65,38 @@ def estimate_map(
     products = blocks * min(
         len(rows) for rows in _windowed(dm, np.unique(first_equals(raw, shared, packing), axis=0))
     )
-    turned = bool(np.any(raw[:, 2]))
-    seconds = products * (costs.product + costs.encode / blocks)
-    if turned:
-        seconds += ideal_seconds(products, costs, blocks)
-        seconds += source.ciphertexts * costs.hoist + dm.accumulators * costs.down
-    return MapCost(products, seconds)
+    if not np.any(raw[:, 2]):
+        return MapSize(products, blocks, 0, 0)
+    return MapSize(products, blocks, source.ciphertexts, dm.accumulators)
+
+
+class MapSizes:
+    """What the maps of a network take; those that differ in weights only are measured once."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[object, ...], IndexParts] = {}
+        self._equal: dict[tuple[object, ...], IndexParts] = {}
+        self._sizes: dict[tuple[object, ...], MapSize | None] = {}
+
+    def parts(self, m: LinearMap, source: Layout, target: Layout) -> IndexParts:
+        """The parts of a map between tensors of the layouts' shapes: one object for equal maps."""
+        wanted = m, target.shape, source.shape
+        if wanted not in self._parts:
+            key = (index_structure(m), *wanted[1:], repeats_axis(*wanted))
+            if key not in self._equal:
+                self._equal[key] = IndexParts.of(*wanted)
+            self._parts[wanted] = self._equal[key]
+        return self._parts[wanted]
+
+    def measure(
+        self, m: LinearMap, source: Layout, target: Layout, packing: Packing, copies: int
+    ) -> MapSize | None:
+        """As `measure_map`."""
+        parts = self.parts(m, source, target)
+        key = (parts, source, target, packing, copies)
+        if key not in self._sizes:
+            self._sizes[key] = measure_map(parts, source, target, packing, copies)
+        return self._sizes[key]
 
 
 def _windowed(dm: DiagonalMap, raw: NDArray[np.int64]) -> Sequence[NDArray[np.int64]]:

@@ -13,6 +13,7 @@ weights are not looked at, so the set may hold a few offsets that the map does n
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,7 +45,7 @@ class IndexPart:
 class IndexParts:
     """The independent parts of every term of a map between tensors of two shapes.
 
-    `repeats` says that the map does the same along axis 0 (`fhecompile.ckks.equal_diagonals`).
+    `repeats` is what `repeats_axis` says of the map.
     """
 
     out_shape: Shape
@@ -57,8 +58,7 @@ class IndexParts:
     def of(m: LinearMap, out_shape: Shape, in_shape: Shape) -> IndexParts:
         """Takes a map apart; what is not separable stays one part."""
         terms = [_parts(term, out_shape, in_shape) for term in m.terms if _touches(term)]
-        alike = out_shape[:1] == in_shape[:1] and repeats(m, out_shape[0])
-        return IndexParts(out_shape, in_shape, tuple(terms), alike)
+        return IndexParts(out_shape, in_shape, tuple(terms), repeats_axis(m, out_shape, in_shape))
 
     def offsets(self, source: Layout, target: Layout) -> Int64Array:
         """(output ciphertext, input ciphertext, slot(i) - slot(o)) of all pairs, shape (n, 3)."""
@@ -73,6 +73,21 @@ class IndexParts:
         pair, offset = np.divmod(keys + source.slots, 2 * source.slots)
         out, inn = np.divmod(pair, 1 << _CIPHERTEXT_BITS)
         return np.stack([out, inn, offset - source.slots], axis=1)
+
+
+def index_structure(m: LinearMap) -> tuple[object, ...]:
+    """Equal for maps that differ in the values of their weights and nothing else."""
+    terms = []
+    for term in m.terms:
+        arrays = (term.out_index, term.in_index)
+        indices = [(a.shape, hashlib.sha256(a.tobytes()).digest()) for a in arrays]
+        terms.append((term.shape, *indices))
+    return m.out_size, m.in_size, *terms
+
+
+def repeats_axis(m: LinearMap, out_shape: Shape, in_shape: Shape) -> bool:
+    """Whether the map does the same along axis 0 (`fhecompile.ckks.equal_diagonals`)."""
+    return out_shape[:1] == in_shape[:1] and repeats(m, out_shape[0])
 
 
 def _combined(parts: tuple[IndexPart, ...], source: Layout, target: Layout) -> Int64Array:
