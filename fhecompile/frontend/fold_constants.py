@@ -6,8 +6,9 @@ moves elements (`operators_move`).
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -34,6 +35,13 @@ RENAMED_MODES = {b"bilinear": b"linear", b"bicubic": b"cubic"}
 
 def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) -> list[Constant]:
     """The node's outputs for the given operands (None: omitted)."""
+    return prepare_node(node, opset, [x is not None for x in inputs])(inputs)
+
+
+def prepare_node(
+    node: ir.Node, opset: int, given: Sequence[bool]
+) -> Callable[[Sequence[Constant | None]], list[Constant]]:
+    """The node as a function of its operands, of which those that are not given are None."""
     if node.op_type in RANDOM or any(
         a.type.name.startswith("GRAPH") for a in node.attributes.values()
     ):
@@ -48,12 +56,13 @@ def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) 
         raise UnsupportedNodeError("cubic interpolation with padding by the border")
     value = node.attributes.get("value")
     if node.op_type == "Constant" and value is not None:
-        return [np.asarray(value.as_tensor().numpy())]
+        constant = np.asarray(value.as_tensor().numpy())
+        return lambda _: [constant]
     try:
         proto = ir.serde.serialize_node(node)
     except ir.serde.SerdeError as error:
         raise UnsupportedNodeError("its attributes cannot be read") from error
-    names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
+    names = [f"x{i}" if is_given else "" for i, is_given in enumerate(given)]
     results = [f"y{i}" for i in range(len(proto.output))]
     del proto.input[:], proto.output[:]
     proto.input.extend(names)
@@ -68,17 +77,30 @@ def evaluate_node(node: ir.Node, opset: int, inputs: Sequence[Constant | None]) 
         [proto],
         [helper.make_opsetid("", opset)],
     )
-    feeds = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
+    with _refusing():
+        evaluator = ReferenceEvaluator(function)
+
+    def run(inputs: Sequence[Constant | None]) -> list[Constant]:
+        feeds = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
+        with _refusing():
+            values = list(evaluator.run(None, feeds, attributes={}))
+        if not all(isinstance(v, np.ndarray | np.generic) for v in values):
+            raise UnsupportedNodeError("not supported")  # sequences, sparse tensors, optionals
+        return [np.asarray(v) for v in values]
+
+    return run
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """The evaluator raises anything at all on nodes it cannot do."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            values = list(ReferenceEvaluator(function).run(None, feeds, attributes={}))
-    except Exception as error:  # the evaluator raises anything at all on nodes it cannot do
+            yield
+    except Exception as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
         raise UnsupportedNodeError(f"cannot be evaluated: {text}") from error
-    if not all(isinstance(v, np.ndarray | np.generic) for v in values):
-        raise UnsupportedNodeError("not supported")  # sequences, sparse tensors, optionals
-    return [np.asarray(v) for v in values]
 
 
 def _text(node: ir.Node, name: str) -> str:

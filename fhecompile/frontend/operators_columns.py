@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.linear_map import LinearMap, LinearTerm
-from fhecompile.frontend.fold_constants import evaluate_node, infer_shapes
+from fhecompile.frontend.fold_constants import infer_shapes, prepare_node
 from fhecompile.frontend.lowering import (
     Constant,
     FloatArray,
@@ -43,9 +43,11 @@ def lower_by_columns(call: NodeLowering) -> list[Value]:
     _check_size(x, infer_shapes(call.node, call.opset, call.inputs) or [])
     operands = [None if v is None else _double(v) for v in call.inputs if not isinstance(v, Tensor)]
 
+    evaluate = prepare_node(call.node, call.opset, [value is not None for value in call.inputs])
+
     def run(vector: FloatArray) -> list[FloatArray]:
         given = [*operands[: places[0]], vector.reshape(x.shape), *operands[places[0] :]]
-        return [np.asarray(y, np.float64) for y in evaluate_node(call.node, call.opset, given)]
+        return [np.asarray(y, np.float64) for y in evaluate(given)]
 
     biases = run(np.zeros(x.size))
     _check_size(x, [bias.shape for bias in biases])
