@@ -47,7 +47,7 @@ from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir.depth import describe_path, measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.scales import ScalePlan, ScalePolicy, plan_scales
+from fhecompile.ir.scales import Room, ScalePlan, ScalePolicy, plan_scales
 from fhecompile.ir.tensor import Function
 from fhecompile.ir.work_model import predict_work
 from passes.fit_functions import ApproximationError
@@ -175,6 +175,7 @@ class _Search:
         self.fitted = fitted_error(program).largest
         self.reserved = max(self.fitted, functions)  # of what is promised, for functions
         self.widest = options.prime_bits or PRIME_BITS
+        self.rooms: dict[ScalePolicy, tuple[Room, int]] = {}
 
     def run(self) -> tuple[Parameters, ScaleChoice]:
         """Looks at possible parameters, the cheapest first, until some are precise enough."""
@@ -282,10 +283,7 @@ class _Search:
             fewest = q * len(graph.nodes)
             for bump in range(0, q, 3):
                 policy = ScalePolicy(s, a, q, float(bump))
-                scales = plan_scales(graph, policy)
-                levels = scales.levels(self.largest, first)
-                if self.program.options.match == "gallery":
-                    levels = max(levels, self._template_levels(scales, q))
+                levels = self._levels(policy, first)
                 fewest = min(fewest, levels)
                 levels = max(levels, most or 0)
                 if best is None or (levels, error) < best[:2]:
@@ -298,6 +296,17 @@ class _Search:
         levels, error, policy = best
         choice = ScaleChoice(policy, error, self.measured.output_range, self.promised, self.fitted)
         return choice, max(1, levels)
+
+    def _levels(self, policy: ScalePolicy, first: int) -> int:
+        """Rescaling primes that scales need; what does not depend on the first prime is kept."""
+        if policy not in self.rooms:
+            scales = plan_scales(self.program.graph, policy)
+            template = 0
+            if self.program.options.match == "gallery":
+                template = self._template_levels(scales, policy.prime_bits)
+            self.rooms[policy] = scales.room(self.largest), template
+        room, template = self.rooms[policy]
+        return max(room.levels(first), template)
 
     def _template_levels(self, scales: ScalePlan, q: int) -> int:
         """Primes that let the output be made a template (`fhecompile.ckks.gallery`)."""

@@ -174,8 +174,8 @@ def _collide(digits: list[Digit]) -> bool:
             steps = np.arange(d.radix) if d.place == place else np.zeros(d.radix, np.int64)
             own = (own[:, None] + steps * d.stride).ravel()
         places.append(own)
-    pairs = np.stack(places, axis=1)
-    return len(np.unique(pairs, axis=0)) < len(pairs)
+    slot, ciphertext = places
+    return bool(np.unique(ciphertext * (slot.max() + 1) + slot).size < slot.size)
 
 
 def _slot_positions(digits: list[Digit]) -> NDArray[np.int64]:

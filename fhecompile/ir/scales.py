@@ -62,6 +62,22 @@ class ScalePolicy:
     bootstrap: Bootstrap | None = None
 
 
+@dataclass(frozen=True)
+class Room:
+    """The most bits that a value takes, sign and headroom included, by the primes dropped."""
+
+    prime_bits: int
+    bits: tuple[tuple[int, float], ...]
+
+    def levels(self, first_prime_bits: int) -> int:
+        """Rescaling primes needed so that all values fit."""
+        needed = 0
+        for level, bits in self.bits:
+            missing = math.ceil((bits - first_prime_bits) / self.prime_bits)
+            needed = max(needed, level + max(0, missing))
+        return needed
+
+
 @dataclass(frozen=True, eq=False)
 class ScalePlan:
     """Scales and levels of every value.
@@ -81,21 +97,22 @@ class ScalePlan:
 
     def levels(self, largest: Mapping[str, float], first_prime_bits: int) -> int:
         """Rescaling primes needed so that value times scale always fits half the modulus."""
-        q = self.policy.prime_bits
-        needed = 0
+        needed = self.room(largest).levels(first_prime_bits)
+        if self.policy.bootstrap is None:
+            return needed
+        entered = max((lift.level for lift in self.lifts.values()), default=0)
+        return max(needed, entered + self.policy.bootstrap.operand_primes)
+
+    def room(self, largest: Mapping[str, float]) -> Room:
+        """The room that values take, none of them larger than these."""
+        found: dict[int, float] = {}  # the most bits at every level
         for name, level in self.level.items():
             # What is zero on the calibration data may still hold noise.
             size = math.log2(max(largest.get(name) or 1.0, 2.0**-20)) + HEADROOM_BITS
-            for scale, at in (
-                (self.scale[name], level),
-                (self.raw[name], level - self.rescales[name]),
-            ):
-                excess = scale + size - first_prime_bits
-                needed = max(needed, at + max(0, math.ceil(excess / q)))
-        if self.policy.bootstrap is not None:
-            entered = max((lift.level for lift in self.lifts.values()), default=0)
-            needed = max(needed, entered + self.policy.bootstrap.operand_primes)
-        return needed
+            before = level - self.rescales[name]
+            found[level] = max(found.get(level, -math.inf), self.scale[name] + size)
+            found[before] = max(found.get(before, -math.inf), self.raw[name] + size)
+        return Room(self.policy.prime_bits, tuple(found.items()))
 
 
 @dataclass(frozen=True)
