@@ -157,6 +157,19 @@ def clear(made: Made) -> None:
         for template in client.templates():
             if template.name not in kept:
                 client.remove_template(template.name)
+    wait_idle(made)
+
+
+def wait_idle(made: Made) -> None:
+    """Until the files of jobs that have ended are gone, which the worker removes after it says so.
+
+    All jobs must have ended.
+    """
+    last = time.monotonic() + 60.0
+    folders = [Path(made.server.folder, name) for name in ("incoming", "inputs")]
+    while any(any(folder.iterdir()) for folder in folders):
+        assert time.monotonic() < last, "the worker does not become idle"
+        time.sleep(0.005)
 
 
 @contextmanager

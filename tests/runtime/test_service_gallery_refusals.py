@@ -29,6 +29,7 @@ from tests.service_gallery import (
     template_file,
     two_galleries,
     wait,
+    wait_idle,
 )
 from tests.templates import PLAN
 
@@ -218,8 +219,10 @@ def test_a_name_belongs_to_one_job(made: Made, state: str) -> None:
             "reason": f"job {first} is to store a template x",
             "hint": "choose another name, or delete that job",
         }
-        assert made.refused("POST", f"{ENROL}&name=x", images) == (409, replay)
-        assert made.refused("POST", f"{ENROL}&name=x", other) == (409, reserved)
+        token = made.tokens["alice"]
+        assert made.server.ask("POST", f"{ENROL}&name=x", token, images) == (409, replay)
+        assert made.server.ask("POST", f"{ENROL}&name=x", token, other) == (409, reserved)
+        assert [job["id"] for client, job in jobs(made) if client == "alice"] == [first]
         made.alice.discard(first)
         second = post(made, f"{ENROL}&name=x", other)
     wait(made, [second])
@@ -251,6 +254,7 @@ def test_a_replay_after_the_end(made: Made) -> None:
     images = made.encrypted("alice", 5)
     job = post(made, f"{ENROL}&name=x", images)
     made.alice.wait(job)
+    wait_idle(made)
     for path in (f"{ENROL}&name=x", f"{ENROL}&name=y", IDENTIFY, JOBS):
         status, body = made.refused("POST", path, images)
         assert (status, body["code"], body["job"]) == (409, "job-exists", job)
