@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fhecompile.ir.tensor import Function, Mul, Node, Poly, TensorGraph, node_depth
+from fhecompile.ir.tensor import Function, Mul, Poly, Refresh, TensorGraph, node_depth
 
 
 @dataclass(frozen=True)
 class DepthReport:
-    """Depth after every node and the nodes that add depth on one deepest path to an output."""
+    """Depth after every node and the nodes that add depth on one deepest path.
+
+    Paths go from an input or a refresh to an output or the next refresh.
+    """
 
     depth: dict[str, int]
     path: tuple[str, ...]
 
     @property
     def total(self) -> int:
-        """Depth of the deepest output."""
+        """Depth of the deepest value."""
         return max(self.depth.values(), default=0)
 
 
@@ -29,9 +32,12 @@ def measure_depth(graph: TensorGraph) -> DepthReport:
         operand = max(node.inputs, key=lambda name: depth[name], default=None)
         depth[node.name] = (depth[operand] if operand else 0) + node_depth(node)
         deepest[node.name] = operand
-    end: Node | None = max(graph.outputs(), key=lambda n: depth[n.name], default=None)
+        if isinstance(node, Refresh):
+            depth[node.name], deepest[node.name] = 0, None
+    ends = [n.name for n in graph.outputs()]
+    ends += [n.inputs[0] for n in graph if isinstance(n, Refresh)]
+    name: str | None = max(ends, key=depth.__getitem__, default=None)
     path: list[str] = []
-    name = end.name if end else None
     while name is not None:
         if node_depth(graph[name]):
             path.append(name)

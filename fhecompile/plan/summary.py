@@ -25,8 +25,6 @@ from fhecompile.plan.constants import encodings
 from fhecompile.plan.plan import Plan
 from fhecompile.plan.schema import OperationInfo
 
-BOOTSTRAPS = ("bootstrap", "function_bootstrap")
-
 
 @dataclass(frozen=True)
 class LayerSummary:
@@ -95,7 +93,7 @@ def summarise(
         multiplicative_depth=plan.program.prediction.multiplicative_depth,
         levels=parameters.levels,
         digits=parameters.digits,
-        bootstraps=sum(info.op in BOOTSTRAPS for info in operations),
+        bootstraps=sum(info.op == "refresh" for info in operations),
         rotations=_rotations(operations),
         key_switches=_key_switches(operations),
         rotation_keys=len(keys.rotations),
