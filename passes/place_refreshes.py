@@ -96,6 +96,8 @@ class _Placement:
                 refused = found
             elif best is None or found.seconds < best.seconds:
                 best = found
+            if best is not None and not best.refreshed:
+                break  # more primes would only make it dearer
         if best is None:
             assert refused is not None
             raise self._too_deep(refused)

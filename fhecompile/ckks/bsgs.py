@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,7 @@ class RotationCosts:
 KEY_WORTH = 0.5  # of a baby step: key generation and memory against evaluation time
 
 
+@lru_cache(maxsize=4096)
 def rotation_costs(parameters: Parameters, level: int) -> RotationCosts:
     """The predicted costs at a level (`fhecompile.ckks.cost`)."""
     x = ValueType("ciphertext", level, 0.0)

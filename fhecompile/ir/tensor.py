@@ -36,6 +36,8 @@ from fhecompile.errors import InternalError
 FloatArray = NDArray[np.float64]
 Shape = tuple[int, ...]
 
+NEGLIGIBLE = 1e-10  # of what a refresh gives, far below its error
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
@@ -206,6 +208,8 @@ class Refresh(Node):
     def stored_series(self, has_holes: bool) -> tuple[FloatArray, float]:
         """Coefficients for gain y, and what is missing of y: f(0) where holes are to stay zero."""
         at_zero = float(self.value(np.zeros(()))) if has_holes else 0.0
+        if abs(self.gain * at_zero) < NEGLIGIBLE:
+            at_zero = 0.0
         coefficients = self.gain * self.coefficients
         coefficients[0, 0] -= self.gain * at_zero / 2
         return coefficients, at_zero

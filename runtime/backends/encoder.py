@@ -34,7 +34,13 @@ def encode_vector(
     scaled = np.empty_like(vector, order="C")
     np.multiply(vector[cut:], factor, out=scaled[: len(vector) - cut])
     np.multiply(vector[:cut], factor, out=scaled[len(vector) - cut :])
-    return context.MakeCKKSPackedPlaintext(scaled, 1, level)
+    try:
+        return context.MakeCKKSPackedPlaintext(scaled, 1, level)
+    except RuntimeError as error:
+        if "Scaling factor too small" not in str(error):
+            raise
+        # All coefficients round to zero, which OpenFHE refuses to do.
+        return context.MakeCKKSPackedPlaintext(np.zeros_like(scaled), 1, level)
 
 
 class ConstantEncoder:
