@@ -121,6 +121,7 @@ def written() -> tuple[Fields, Arrays]:
             }
         ],
         "vectors": [{"values": "bias", "layout": 0}],
+        "series": [],
         "layers": [{"name": "x", "source": "", "op": "input", **counts}],
         "prediction": {
             "error": 0.1,
