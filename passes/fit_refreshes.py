@@ -146,11 +146,8 @@ class _Fit:
             low, high = self._seen(node)
             piece = function_named(node.function).piece_of(low, high)
             if piece is not None and len(piece.coefficients) <= MOST_PIECE_DEGREE + 1:
-                f = function_named(node.function)
-                interval = FitFunctions(self.options.margin).interval(f, low, high)
-                self.pieces[node.name] = exact_polynomial(
-                    piece.coefficients, *interval, f.unit(low, high)
-                )
+                # On [-1, 1] its variable is x itself.
+                self.pieces[node.name] = exact_polynomial(piece.coefficients, -1.0, 1.0, None)
 
     def search(self) -> tuple[Mapping[str, FourierSeries], float]:
         """The series with the fewest terms that keep the promise, and what they change."""
@@ -166,10 +163,11 @@ class _Fit:
                 continue
             fitted = [node for node in self.functions if node.name not in self.pieces]
             series = {node.name: self._series(node, count) for node in fitted}
-            changed = self.measured.together(series, allowed)
+            stand_ins = {node.name: _unshared(node, series[node.name]) for node in fitted}
+            changed = self.measured.together(stand_ins, allowed)
             if changed <= allowed:
                 return series, changed
-        changed = self.measured.together(series)
+        changed = self.measured.together(stand_ins)
         share = changed / output
         raise FheCompileError(
             "precision-not-reachable",
@@ -210,6 +208,12 @@ def _shared(node: Function) -> Callable[[FloatArray], FloatArray]:
         )
     f, share = function_named(node.function), float(node.share.flat[0])
     return lambda x: x + share * (f(x) - x)
+
+
+def _unshared(node: Function, series: FourierSeries) -> Callable[[FloatArray], FloatArray]:
+    """What the node makes the series of, which computes its share as well."""
+    share = float(node.share.flat[0])
+    return lambda x: x + (series(x) - x) / share if share else series(x)
 
 
 def _refresh(node: Function, operand: str, fitted: FourierSeries) -> Refresh:
