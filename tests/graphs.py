@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fhecompile.ckks.linear_map import LinearMap, dense, diagonal
 from fhecompile.frontend.calibration import synthetic_calibration
+from fhecompile.functions.fourier import fit_series
 from fhecompile.ir.program import Facts, PassManager, Program
 from fhecompile.ir.tensor import (
     Add,
@@ -21,6 +22,7 @@ from fhecompile.ir.tensor import (
     Node,
     Output,
     Poly,
+    Refresh,
     TensorGraph,
 )
 from fhecompile.ir.tensor_rules import verify
@@ -78,6 +80,22 @@ class Builder:
 
     def function(self, name: str, x: str, function: str) -> str:
         node = Function(name=name, inputs=(x,), shape=self.graph[x].shape, function=function)
+        return self.graph.add(node).name
+
+    def refresh(self, name: str, x: str, radius: float = 1.0, terms: int = 13) -> str:
+        """Refreshes x, of at most the radius, as it is."""
+        share = 0.5
+        c = radius * fit_series(lambda u: u, -1.0, 1.0, terms, 1.0, share=share).coefficients
+        node = Refresh(
+            name=name,
+            inputs=(x,),
+            shape=self.graph[x].shape,
+            unit=share / radius,
+            gain=share / radius,
+            low=-radius,
+            high=radius,
+            coefficients=np.stack([c.real, c.imag]),
+        )
         return self.graph.add(node).name
 
     def mul(self, name: str, a: str, b: str) -> str:
