@@ -5,7 +5,8 @@ product drops one prime. What is chosen are q, the levels of both transforms of 
 digits; the number of primes follows from the levels of the graph. All of them that are secure are
 listed, the cheapest predicted first (`fhecompile.ir.work_model`), of equal ones the largest primes
 first, and the first that are precise enough taken: as in `passes.select_parameters`, with the
-errors of refreshes, which are measured in units of 2^-q.
+errors of refreshes, which are measured in units of 2^-q. Where nothing is refreshed, that pass does
+all of it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import ClassVar
 from fhecompile.ckks.bootstrap import Bootstrap
 from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.parameters import MAX_LOG_QP, Parameters
-from fhecompile.errors import FheCompileError, InternalError
+from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePlan, ScalePolicy, latest_inputs, plan_scales
 from fhecompile.ir.tensor import Refresh
 from fhecompile.ir.work_model import predict_work
 from passes.infer_ranges import Calibration, Ranges
-from passes.select_parameters import ScaleChoice, fitted_error, measure_errors
+from passes.select_parameters import ScaleChoice, SelectParameters, fitted_error, measure_errors
 
 MOST_PRIME_BITS = 56
 LEAST_PRIME_BITS = 38
@@ -48,10 +49,11 @@ class SelectRefreshes(Pass):
     gives: ClassVar[tuple[type, ...]] = (Parameters, ScaleChoice)
 
     def requires(self, program: Program) -> None:
-        if not any(isinstance(node, Refresh) for node in program.graph):
-            raise InternalError("the graph has no refreshes: select_parameters")
+        SelectParameters().requires(program)
 
     def run(self, program: Program) -> PassResult:
+        if not any(isinstance(node, Refresh) for node in program.graph):
+            return SelectParameters().run(program)
         parameters, choice = _Search(self, program).run()
         b = parameters.bootstrap
         assert b is not None
