@@ -79,18 +79,18 @@ class _Placement:
         self.plain = fit_plain(max(functions, default=0))
         terms = max([*functions, self.plain.terms])
         self.bootstrap = Bootstrap(TRANSFORM_LEVELS, TRANSFORM_LEVELS, terms)
+        least = PRIME_BITS - SLACK_BITS
+        self.policy = ScalePolicy(least, least, PRIME_BITS, 0.0, self.bootstrap)
 
     def search(self) -> Assignment:
         """The cheapest plan over all numbers of primes between two refreshes."""
-        policy = ScalePolicy(
-            PRIME_BITS - SLACK_BITS, PRIME_BITS - SLACK_BITS, PRIME_BITS, 0.0, self.bootstrap
-        )
-        scales = plan_scales(self.graph, policy)
+        scales = plan_scales(self.graph, self.policy)
         most = self._most_primes()
-        choices = [min(self.budget, most)] if self.budget else range(1, most + 1)
+        if self.budget:
+            return self._within(min(self.budget, most), scales)
         best: Assignment | None = None
         refused: Infeasible | None = None
-        for primes in choices:
+        for primes in range(1, most + 1):
             found = solve(self._problem(primes, scales))
             if isinstance(found, Infeasible):
                 refused = found
@@ -102,6 +102,43 @@ class _Placement:
             assert refused is not None
             raise self._too_deep(refused)
         return best
+
+    def _within(self, budget: int, scales: ScalePlan) -> Assignment:
+        """The plan for the most primes that takes no more than the budget.
+
+        Refreshes give values other scales, and what follows may drop a prime more for that.
+        """
+        closest = 0
+        for primes in range(budget, 0, -1):
+            found = solve(self._problem(primes, scales))
+            if isinstance(found, Infeasible):
+                if primes == budget:
+                    raise self._too_deep(found)
+                break
+            used = self._most_used(found)
+            if used <= budget:
+                return found
+            closest = min(closest or used, used)
+        raise FheCompileError(
+            "too-deep",
+            f"no refreshes were found with {budget} primes between two of them, {closest} are the "
+            "fewest",
+            hint=f"allow {closest} with --level-budget {closest}",
+        )
+
+    def _most_used(self, found: Assignment) -> int:
+        """The most primes dropped from an input or a refresh up to the next one."""
+        graph = self.graph.rebuilt(self.refreshed_nodes(found).values())
+        scales = plan_scales(graph, self.policy)
+        used: dict[str, int] = {}
+        most = 0
+        for node in graph:
+            before = max((used[name] for name in node.inputs), default=0)
+            refreshes = isinstance(node, Refresh)
+            dropped = scales.lifts[node.name].rescales if refreshes else scales.rescales[node.name]
+            most = max(most, before + dropped)
+            used[node.name] = 0 if refreshes else before + dropped
+        return most
 
     def refreshed_nodes(self, found: Assignment) -> Mapping[str, Node]:
         """The nodes of the graph with those that refresh values, and their users behind them."""
@@ -207,9 +244,9 @@ class _Placement:
             for step in refused.path
             if step.consumed
         )
-        more = (
-            f"allow {refused.needed} with --level-budget {refused.needed}, " if self.budget else ""
-        )
+        more = ""
+        if 0 < self.budget < refused.needed:
+            more = f"allow {refused.needed} with --level-budget {refused.needed}, "
         return FheCompileError(
             "too-deep",
             f"{refused.needed} primes are needed behind {self._place(refused.start)} up to the "
