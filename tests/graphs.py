@@ -123,9 +123,11 @@ def of_kind(graph: TensorGraph, *kinds: type[Node]) -> list[Any]:
     return [node for node in graph if isinstance(node, kinds)]
 
 
-def pipeline_until(last: str, options: Mapping[str, str] | None = None) -> str:
-    """The default pipeline as far as the pass `last`, passes changed by `options`."""
-    names = DEFAULT_PIPELINE.split(",")
+def pipeline_until(
+    last: str, options: Mapping[str, str] | None = None, pipeline: str = DEFAULT_PIPELINE
+) -> str:
+    """A pipeline as far as the pass `last`, passes changed by `options`."""
+    names = pipeline.split(",")
     end = len(names) - names[::-1].index(last)
     changed = options or {}
     return ",".join(f"{n}{{{changed[n]}}}" if n in changed else n for n in names[:end])
@@ -136,9 +138,10 @@ def run_passes(
     last: str,
     passes: Mapping[str, str] | None = None,
     facts: Sequence[Any] = (),
+    pipeline: str = DEFAULT_PIPELINE,
     **options: Any,
 ) -> Program:
-    """The program after the default pipeline up to `last`, calibrated on [-1, 1]."""
+    """The program after a pipeline up to `last`, calibrated on [-1, 1]."""
     given = [ModelIdentity("small", "0" * 64), Calibration(synthetic_calibration(graph)), *facts]
     program = Program(graph, CompileOptions(**options), Facts(given))
-    return PassManager(build_pipeline(pipeline_until(last, passes))).run(program)
+    return PassManager(build_pipeline(pipeline_until(last, passes, pipeline))).run(program)
