@@ -31,8 +31,8 @@ def check_parameters(p: ParametersInfo) -> Parameters:
             raise ValueError("it refreshes values, with a first prime that is not twice as large")
     parameters = p.parameters()
     bootstrap = parameters.bootstrap
-    if bootstrap is not None and bootstrap.output_level > parameters.deepest_operand:
-        raise ValueError("it refreshes values to fewer primes than a refresh needs")
+    if bootstrap is not None and bootstrap.output_level > parameters.levels:
+        raise ValueError(f"it refreshes values to level {bootstrap.output_level} of {p.levels}")
     if not p.insecure and not parameters.is_secure():
         raise ValueError("its parameters are not secure but are declared to be")
     return parameters

@@ -72,12 +72,12 @@ CASES: list[tuple[Change, str]] = [
         "it refreshes values, with a first prime that is not twice as large",
     ),
     (
-        at("parameters.levels", 20),
-        "it refreshes values to fewer primes than a refresh needs",
+        at("parameters.levels", 15),
+        "it refreshes values to level 17 of 15",
     ),
     (
         at("parameters.bootstrap.encode_levels", 10**9),
-        "it refreshes values to fewer primes than a refresh needs",
+        "it refreshes values to level 1000000014 of 25",
     ),
     (
         at("parameters.bootstrap", None),
