@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks import linear_map
+from fhecompile.ckks.bootstrap import LEAST_SLOTS
 from fhecompile.ckks.bsgs import signed_offset
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.equal_diagonals import group_accumulators
@@ -83,9 +84,8 @@ class _Builder:
         self.slots = SlotGraph(self.scales.policy.prime_bits)
         self.values: dict[str, list[int]] = {}
         self.copied: dict[tuple[int, int], int] = {}
-        self.refreshed_slots = max(
-            (self.layouts[n.name].period for n in self.graph if isinstance(n, Refresh)), default=1
-        )
+        periods = [self.layouts[n.name].period for n in self.graph if isinstance(n, Refresh)]
+        self.refreshed_slots = min(self.parameters.slots, max([LEAST_SLOTS, *periods]))
         self.inputs = {name: k for k, name in enumerate(self.graph.given())}
         self.input_parts = [0] * len(self.inputs)
         self.outputs = {n.name: k for k, n in enumerate(self.graph.outputs())}
@@ -346,20 +346,16 @@ class _Builder:
         share = node.unit * max(abs(node.low), abs(node.high))
         self.slots.series.append(SeriesConstant(coefficients, share))
         lift, values = self.scales.lifts[node.name], []
-        scale = float(self.scales.scale[node.name])
+        attributes = {
+            "series": len(self.slots.series) - 1,
+            "slots": self.refreshed_slots,
+            "level": bootstrap.output_level,
+            "scale": float(self.scales.scale[node.name]),
+        }
         for value in self.values[node.inputs[0]]:
             value = self._lifted(value, lift.bits, lift.rescales)
             value = self.at_level(value, self.parameters.deepest_operand)
-            values.append(
-                self.emit(
-                    "refresh",
-                    value,
-                    series=len(self.slots.series) - 1,
-                    slots=self.refreshed_slots,
-                    level=bootstrap.output_level,
-                    scale=scale,
-                )
-            )
+            values.append(self.emit("refresh", value, **attributes))
         if at_zero:
             values = self.plus_vector(values, np.array(at_zero), node)
         return values

@@ -1,4 +1,4 @@
-"""The shipped ResNet-20 compiles with one refresh per ReLU, and its plan says what ONNX Runtime does.
+"""The shipped ResNet-20 has one refresh per ReLU, and its plan says what ONNX Runtime does.
 
 Simulated at full size and 128 bits; `bench/resnet.py` runs it encrypted.
 """

@@ -36,6 +36,7 @@ EXPONENTIAL_LEVELS = 10
 SERIES_TERMS = (1, 2, 4, 5, 13, 27, 59, 119)
 # Primes of a ciphertext are integers: |m| below this is safe from those next to it.
 FUNCTION_SHARE = 0.8
+LEAST_SLOTS = 256  # of a refresh: with fewer, stages of one bit rotate by other offsets
 
 
 @dataclass(frozen=True)
