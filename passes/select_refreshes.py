@@ -81,6 +81,7 @@ class _Search:
         self.fitted = fitted_error(program).largest
         self.reserved = max(self.fitted, functions)
         self.range = range_
+        self.plans: dict[tuple[Bootstrap, int], tuple[ScalePlan, int]] = {}
 
     def run(self) -> tuple[Parameters, ScaleChoice]:
         """Of the smallest ring with parameters that are precise enough the cheapest ones."""
@@ -106,18 +107,19 @@ class _Search:
         """
         graph, options = self.program.graph, self.program.options
         for number, bootstrap in enumerate(self._bootstraps()):
-            plan, levels = self._plan(bootstrap, self._sizes()[0])
+            plans = {q: self._plan(bootstrap, q) for q in self._sizes()}
             for digits in [self.options.digits] if self.options.digits else range(1, MOST_DIGITS):
-                groups: dict[int, list[Parameters]] = {}
-                for q in self._sizes():
+                groups: dict[tuple[int, int], list[Parameters]] = {}
+                for q, (_, levels) in plans.items():
                     p = Parameters(
                         n, levels, q, q + 1, digits, options.security_bits, bootstrap=bootstrap
                     )
                     if not p.is_secure() and options.insecure_toy and options.ring_dimension:
                         p = replace(p, insecure=True)
                     if p.uses_all_digits and (p.is_secure() or p.insecure):
-                        groups.setdefault(p.special_primes, []).append(p)
+                        groups.setdefault((levels, p.special_primes), []).append(p)
                 for group in groups.values():
+                    plan, _ = plans[group[0].prime_bits]
                     start = latest_inputs(graph, plan, self.largest, group[0])
                     sunk = plan_scales(graph, plan.policy, start)
                     yield predict_work(graph, sunk, group[0]), number, group
@@ -142,9 +144,11 @@ class _Search:
         return ScalePolicy(float(q - SLACK_BITS), float(q - SLACK_BITS), q, 0.0, bootstrap)
 
     def _plan(self, bootstrap: Bootstrap, q: int) -> tuple[ScalePlan, int]:
-        """Scales, and how many primes they take, which is the same for all sizes of primes."""
-        plan = plan_scales(self.program.graph, self._policy(bootstrap, q))
-        return plan, plan.levels(self.largest, q + 1)
+        """Scales, and how many primes they take; small primes may be too narrow for some values."""
+        if (bootstrap, q) not in self.plans:
+            plan = plan_scales(self.program.graph, self._policy(bootstrap, q))
+            self.plans[bootstrap, q] = plan, plan.levels(self.largest, q + 1)
+        return self.plans[bootstrap, q]
 
     def _error(self, p: Parameters) -> float:
         least = p.prime_bits - SLACK_BITS
