@@ -81,7 +81,8 @@ def compile_model(
     try:
         program = manager.run(given)
     except FheCompileError as error:
-        if error.code != "too-deep" or options.passes or not options.bootstrap:
+        own = options.passes and not options.passes.startswith("+")
+        if error.code != "too-deep" or own or not options.bootstrap:
             raise
         manager = PassManager(build_pipeline(options.passes, REFRESHED_PIPELINE))
         try:

@@ -95,7 +95,8 @@ class Tuning:
         limited = next((k for k, p in enumerate(passes) if p.name == "limit_keys"), len(passes))
         limited = max(chosen, limited)
         names = [p.name for p in passes[:chosen]]
-        fitted = names.index("fit_functions") if "fit_functions" in names else chosen
+        fitting = ("fit_functions", "fit_refreshes")
+        fitted = next((k for k, name in enumerate(names) if name in fitting), chosen)
         self._fitting, self._placing = passes[fitted:chosen], passes[chosen:limited]
         self._ending = passes[limited:]
         self._program = PassManager(passes[:fitted]).run(given)

@@ -8,6 +8,8 @@ nominal scale, which gives the integer polynomial of v at 2^e.
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,22 +108,28 @@ def make_context(parameters: Parameters, is_complex: bool = True) -> Any:
     return context
 
 
-_PREPARED: set[tuple[Parameters, int]] = set()  # OpenFHE has one context per parameters
+# How many servers of this process use the transforms of so many slots; OpenFHE has one context for
+# all that have the same parameters, and frees its transforms all at once.
+_PREPARED: Counter[tuple[Parameters, int]] = Counter()
+_PREPARING = threading.Lock()
 
 
 def prepare_refreshes(context: Any, parameters: Parameters, slots: int) -> None:
-    """Encodes the transforms of refreshes of so many slots, unless this context has them."""
+    """Encodes the transforms of refreshes of so many slots, unless this context has them.
+
+    `free_refreshes` is to be called as often.
+    """
     b = parameters.bootstrap
     assert b is not None
-    if (parameters, slots) in _PREPARED:
-        return
-    _PREPARED.add((parameters, slots))
-    with wrapped("preparing refreshes"):
-        context.EvalFEFuncBootstrapSetup([b.encode_levels, b.decode_levels], [0, 0], slots)
+    with _PREPARING, wrapped("preparing refreshes"):
+        if not _PREPARED[parameters, slots]:
+            context.EvalFEFuncBootstrapSetup([b.encode_levels, b.decode_levels], [0, 0], slots)
+        _PREPARED[parameters, slots] += 1
 
 
-def free_refreshes(context: Any, parameters: Parameters) -> None:
-    """Frees what `prepare_refreshes` has made in a context."""
-    if parameters.bootstrap is not None:
-        context.ClearBootstrapPrecom()
-        _PREPARED.difference_update({key for key in _PREPARED if key[0] == parameters})
+def free_refreshes(context: Any, parameters: Parameters, slots: int) -> None:
+    """Frees what `prepare_refreshes` has made in a context when nothing needs any of it."""
+    with _PREPARING:
+        _PREPARED[parameters, slots] -= 1
+        if not any(count for (of, _), count in _PREPARED.items() if of == parameters):
+            context.ClearBootstrapPrecom()

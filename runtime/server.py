@@ -61,8 +61,10 @@ class Server:
     ) -> None:
         check_keys(plan, context)
         self.memory = memory or share_memory(plan, keys_made=True)
+        self._prepared: list[int] = []
         for slots in plan.program.keys.refreshes:
             prepare_refreshes(context.context, plan.parameters, slots)
+            self._prepared.append(slots)
         self.constants = ConstantStore(plan)
         self.plan, self.context = plan, context
         self.backend = OpenfheBackend(
@@ -103,4 +105,5 @@ class Server:
         """Releases the evaluation keys and all constants."""
         self.free_constants()
         self.context.release()
-        free_refreshes(self.context.context, self.plan.parameters)
+        while self._prepared:
+            free_refreshes(self.context.context, self.plan.parameters, self._prepared.pop())

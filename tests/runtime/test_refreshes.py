@@ -205,3 +205,14 @@ def test_a_plan_keeps_its_refreshes(plan: Plan, tmp_path: Path, images: np.ndarr
     assert loaded.program == plan.program
     (a,), (b,) = run(loaded, images, "clear").values(), run(plan, images, "clear").values()
     assert np.array_equal(a, b)
+
+
+def test_transforms_live_as_long_as_any_server_needs_them(
+    plan: Plan, images: np.ndarray, session: InferenceSession
+) -> None:
+    """OpenFHE has one context for equal parameters: closing one server must not stop another."""
+    feeds = {plan.program.inputs[0].name: images[:1]}
+    with InferenceSession(plan, "encrypt", insecure_toy=True, threads=1) as other:
+        other.run(None, feeds)
+    other.close()  # a second time
+    session.run(None, feeds)
