@@ -6,7 +6,6 @@ The search of `assign_layouts` is replaced by one that takes any of the candidat
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +17,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fhecompile.ckks.bsgs import rotation_costs
 from fhecompile.ckks.diagonals import Packing
 from fhecompile.ckks.slot_mask import mask_leak
 from fhecompile.frontend import import_model
@@ -86,7 +84,6 @@ class AnyChoice(assign_layouts._Search):
             packings = ["direct"]
         elif self.options.complex:
             packings += ["fold", "pair"][: 2 - target.ciphertexts % 2]  # type: ignore[list-item]
-        costs = rotation_costs(self.parameters, 0)
         found = []
         for packing in packings:
             applying = []
@@ -97,8 +94,8 @@ class AnyChoice(assign_layouts._Search):
                     [
                         copy
                         for copy in copies
-                        if self._map_seconds(node, k, source, target, packing, copy, costs)
-                        < math.inf
+                        if self.sizes.measure(node.maps[k], source, target, packing, copy)
+                        is not None
                     ]
                 )
             found += [
