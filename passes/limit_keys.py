@@ -10,7 +10,7 @@ A key is worth what its rotations would cost without it. With r = s + t, both s 
 Keys go one at a time, the cheapest first, until there are at most `max_keys` and all keys fit half
 of `max_memory`; the other half is for ciphertexts and constants, whose memory is known only later.
 A gallery (`--match gallery`) has rotations of its own, whose keys stay and may be composed of;
-refreshes have dozens, which are not counted.
+refreshes have dozens, which `max_keys` does not count, but `max_memory` does.
 Keys that compositions need stay until all others are gone; then one of them may be composed in
 turn, and what is composed of it takes one key switch more.
 """
@@ -32,12 +32,15 @@ OTHER_KEYS = 2  # conjugation and relinearisation
 
 
 def key_budget(program: Program) -> int:
-    """Rotation keys there may be, see the module docstring."""
-    options = program.options
+    """Rotation keys there may be, those of refreshes included, see the module docstring."""
+    options, parameters = program.options, program.facts[Parameters]
+    most = options.max_keys
+    if parameters.bootstrap is not None:
+        most += len(kept_rotations(program))
     if options.max_memory is None:
-        return options.max_keys
-    keys = (options.max_memory // 2) // program.facts[Parameters].key_bytes - OTHER_KEYS
-    return max(0, min(options.max_keys, keys))
+        return most
+    keys = (options.max_memory // 2) // parameters.key_bytes - OTHER_KEYS
+    return max(0, min(most, keys))
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class LimitKeys(Pass):
         graph = program.slot_graph()
         uses = _uses(graph, parameters)
         given = kept_rotations(program)
-        budget = key_budget(program) + (len(given) if parameters.bootstrap else 0)
-        composed = _compose(uses, parameters.slots, budget, given)
+        composed = _compose(uses, parameters.slots, key_budget(program), given)
         remark = f"{len(uses)} rotations, {len(composed)} composed of others"
         if not composed:
             return PassResult(program, False, (remark,))

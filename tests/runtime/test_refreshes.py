@@ -216,3 +216,13 @@ def test_transforms_live_as_long_as_any_server_needs_them(
         other.run(None, feeds)
     other.close()  # a second time
     session.run(None, feeds)
+
+
+def test_keys_that_cannot_be_written_are_told(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    openfhe = pytest.importorskip("openfhe")
+    monkeypatch.setattr(openfhe, "SerializeEvalBootstrapKey", lambda *_: False)
+    with pytest.raises(FheCompileError) as caught:
+        generate_keys(plan.parameters, plan.program.keys)
+    text = caught.value.render()
+    assert "OpenFHE failed while generating the keys of refreshes: its keys cannot be wri" in text
+    assert text.split("[")[1].startswith("openfhe-failed]")
