@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from fhecompile.ckks.bootstrap import Bootstrap
 from fhecompile.ckks.noise import PEAK_TO_RMS
-from fhecompile.ckks.parameters import MAX_LOG_QP, Parameters
+from fhecompile.ckks.parameters import MAX_LOG_QP, MAX_PRIME_BITS, Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.scales import ScalePlan, ScalePolicy, latest_inputs, plan_scales
@@ -33,6 +33,7 @@ LEAST_PRIME_BITS = 38
 SLACK_BITS = 8  # below 2^q that scales of values and of constants may be
 TRANSFORM_LEVELS = (2, 3, 4)
 TOY_PRIME_BITS = 50
+MOST_TRANSFORM_LEVELS = 6
 MOST_DIGITS = 9
 
 
@@ -50,6 +51,18 @@ class SelectRefreshes(Pass):
 
     def requires(self, program: Program) -> None:
         SelectParameters().requires(program)
+        wrong = ""
+        for field in ("encode_levels", "decode_levels"):
+            if not 0 <= getattr(self, field) <= MOST_TRANSFORM_LEVELS:
+                allowed = f"allowed are 1 to {MOST_TRANSFORM_LEVELS}, and 0 for any"
+                wrong = f"{field} is {getattr(self, field)}, {allowed}"
+        if self.prime_bits and not 20 <= self.prime_bits < MAX_PRIME_BITS:
+            allowed = f"allowed are 20 to {MAX_PRIME_BITS - 1}, and 0 for any"
+            wrong = f"prime_bits is {self.prime_bits}, {allowed}"
+        elif self.digits < 0:
+            wrong = f"digits is {self.digits}, allowed are 1 and more, and 0 for any"
+        if wrong:
+            raise FheCompileError("option-value", wrong, node=self.name)
 
     def run(self, program: Program) -> PassResult:
         if not any(isinstance(node, Refresh) for node in program.graph):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fhecompile.ckks.bootstrap import Bootstrap, refresh_rotations
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.ir import slots
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.program import Facts, Program
+from fhecompile.ir.slots import SlotGraph
 from fhecompile.ir.tensor import TensorGraph
 from fhecompile.options import CompileOptions
 from fhecompile.plan import Plan
-from passes.limit_keys import LimitKeys
-from tests.graphs import FIXED_SCALES, matrix, run_passes
+from passes.limit_keys import OTHER_KEYS, LimitKeys, key_budget
+from tests.graphs import FIXED_SCALES, Builder, matrix, run_passes
 from tests.support import Network, random_inputs, relative_error, run_slots
 
 
@@ -111,3 +114,20 @@ def test_a_budget_that_cannot_be_kept() -> None:
         "N rotation keys are too few, this network needs N [key-budget]\n"
         "  hint: allow N with --max-keys, or more memory with --max-memory"
     )
+
+
+def test_memory_counts_keys_of_refreshes_and_max_keys_does_not() -> None:
+    b = Builder()
+    b.affine("map", {b.input("x", 1, 8): matrix(8, 8)})
+    b.output(b.refresh("again", "map"))
+    given = Program(b.graph, CompileOptions(max_keys=3))
+    bootstrap = Bootstrap(3, 3, 13)
+    p = Parameters(2048, 21, 50, 51, 2, 128, insecure=True, bootstrap=bootstrap)
+    slots = SlotGraph(50)
+    x = slots.emit("input", (), "x", tensor=0, part=0, level=17, scale=50.0)
+    slots.emit("refresh", (x,), "again", series=0, slots=256, level=17, scale=50.0)
+    program = replace(given.having(p), slots=slots)
+    count = len(refresh_rotations(bootstrap, 256, 1024))
+    assert key_budget(program) == count + 3
+    small = replace(program, options=CompileOptions(max_keys=3, max_memory=20 * p.key_bytes))
+    assert key_budget(small) == 10 - OTHER_KEYS < count

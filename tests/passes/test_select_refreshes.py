@@ -191,3 +191,18 @@ def test_results_are_at_one_level_whatever_the_depth() -> None:
     p = SelectRefreshes(encode_levels=3, decode_levels=3)
     found = [select(placed(depth), p).facts[Parameters].bootstrap for depth in (1, 2)]
     assert found == [Bootstrap(3, 3, 27)] * 2
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        (SelectRefreshes(encode_levels=-1), "encode_levels is -1, allowed are 1 to 6, and 0 for"),
+        (SelectRefreshes(decode_levels=7), "decode_levels is 7, allowed are 1 to 6, and 0 for"),
+        (SelectRefreshes(prime_bits=60), "prime_bits is 60, allowed are 20 to 59, and 0 for"),
+        (SelectRefreshes(digits=-1), "digits is -1, allowed are 1 and more, and 0 for"),
+    ],
+)
+def test_options_out_of_range(chosen: SelectRefreshes, text: str) -> None:
+    with pytest.raises(FheCompileError) as caught:
+        chosen.requires(placed())
+    assert caught.value.render() == f"select_refreshes: {text} any [option-value]"
