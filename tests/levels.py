@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -15,13 +16,15 @@ def cheapest(problem: LevelProblem) -> float:
     """Seconds of the cheapest plan, of all levels of all nodes; infinite where there is none."""
     best = math.inf
     level: dict[str, int] = {}
+    made: dict[str, LevelNode] = {}
 
     def refreshes() -> float:
         """Seconds of those that these levels need: each paid once, whoever needs it."""
         total = 0.0
-        for node in problem.nodes:
-            if node.name not in level:
+        for first in problem.nodes:
+            if first.name not in level:
                 break
+            node = made[first.name]
             own = level[node.name] - node.consumed
             if node.refreshes or not node.inputs:
                 own = problem.primes if node.fresh is None else node.fresh
@@ -40,12 +43,12 @@ def cheapest(problem: LevelProblem) -> float:
         if i == len(problem.nodes):
             best = seconds + refreshes()
             return
-        node = problem.nodes[i]
-        for k, cost in enumerate(node.seconds if node.inputs else (0.0,)):
-            if not node.inputs or k >= max(node.consumed, node.least):
-                level[node.name] = k
-                visit(i + 1, seconds + cost)
-                del level[node.name]
+        for node in problem.nodes[i].ways:
+            for k, cost in enumerate(node.seconds if node.inputs else (0.0,)):
+                if not node.inputs or k >= max(node.consumed, node.least):
+                    level[node.name], made[node.name] = k, node
+                    visit(i + 1, seconds + cost)
+                    del level[node.name]
 
     visit(0, 0.0)
     return best
@@ -54,7 +57,8 @@ def cheapest(problem: LevelProblem) -> float:
 def check(problem: LevelProblem, plan: Assignment) -> None:
     """That the plan keeps all rules and costs what it says."""
     costs = []
-    for node in problem.nodes:
+    for first in problem.nodes:
+        node = first.ways[first.name in plan.alternatives]
         given = problem.primes if node.fresh is None else node.fresh
         if not node.inputs:
             assert plan.own[node.name] == given
@@ -80,9 +84,23 @@ def found(problem: LevelProblem, *, refresh_only_if_needed: bool = False) -> Ass
     return plan
 
 
+COSTS = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, math.inf)
+
+
 @st.composite
 def nodes_on(draw: st.DrawFn, name: str, inputs: tuple[str, ...], primes: int) -> LevelNode:
-    cost = st.sampled_from((0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, math.inf))
+    refresh_seconds = draw(st.sampled_from(COSTS))
+    alternative = None
+    if draw(st.sampled_from((False, False, True))):
+        alternative = draw(ways_on(name, inputs, primes, refresh_seconds))
+    return replace(draw(ways_on(name, inputs, primes, refresh_seconds)), alternative=alternative)
+
+
+@st.composite
+def ways_on(
+    draw: st.DrawFn, name: str, inputs: tuple[str, ...], primes: int, refresh_seconds: float
+) -> LevelNode:
+    cost = st.sampled_from(COSTS)
     level_cost = st.lists(cost, min_size=primes + 1, max_size=primes + 3)
     refreshes = draw(st.sampled_from((False, False, False, True)))
     return LevelNode(
@@ -90,7 +108,7 @@ def nodes_on(draw: st.DrawFn, name: str, inputs: tuple[str, ...], primes: int) -
         inputs,
         consumed=0 if refreshes else draw(st.integers(0, 2)),
         seconds=tuple(draw(level_cost)),
-        refresh_seconds=draw(cost),
+        refresh_seconds=refresh_seconds,
         refreshes=refreshes,
         least=draw(st.integers(0, 2)),
         fresh=draw(st.sampled_from((None, *range(primes + 3)))) if refreshes else None,

@@ -120,4 +120,7 @@ def solve_by_elimination(problem: LevelProblem) -> Assignment | None:
         {node.name: int(states[v].level[chosen[v]]) for v, node in enumerate(shared.nodes)},
         {node.name for v, node in enumerate(shared.nodes) if states[v].refreshed[chosen[v]]},
         "elimination",
+        alternatives={
+            node.name for v, node in enumerate(shared.nodes) if states[v].alternative[chosen[v]]
+        },
     )

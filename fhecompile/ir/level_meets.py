@@ -47,5 +47,5 @@ def share_operands(problem: LevelProblem) -> LevelProblem:
                 inputs = cover(s)
                 meets[s] = f"\0meet {len(meets)}"  # like no name of a layer
                 nodes.append(LevelNode(meets[s], inputs, seconds=(0.0,) * (highest + 1)))
-        nodes.append(replace(node, inputs=cover(operands)))
+        nodes.append(node.changed(inputs=cover(operands)))
     return replace(problem, nodes=tuple(nodes))

@@ -7,6 +7,7 @@ for which those with more primes drop some for free, and consumes c of them:
     its value       own level o_v = l_v - c_v >= 0, or `fresh` where v is evaluated in a refresh
     refresh of it   costs f_v once, needs o_v >= `refresh_least`, and leaves R = `primes`
     its users       find it at a_v = o_v, or at a_v = max(o_v, R) where it is refreshed
+    alternative     another way to make the same value: other c_v, s_v, or evaluated in a refresh
 
 A user that is content with o_v reads the value itself, any other one the refreshed copy; both cost
 the user the same at the same level, so that a_v is all that users have to know.
@@ -23,6 +24,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from fhecompile.errors import FheCompileError, InternalError
 
@@ -40,6 +42,7 @@ class LevelNode:
         refreshes: evaluated inside of a refresh, which consumes nothing and leaves `fresh` primes.
         least: fewest primes in the operands.
         fresh: primes of an input, or of the value of a node that refreshes; R where it is None.
+        alternative: the other way to make the value, of the same name, inputs and f_v; has none.
     """
 
     name: str
@@ -50,6 +53,17 @@ class LevelNode:
     refreshes: bool = False
     least: int = 0
     fresh: int | None = None
+    alternative: LevelNode | None = None
+
+    @property
+    def ways(self) -> tuple[LevelNode, ...]:
+        """Itself and its alternative."""
+        return (self,) if self.alternative is None else (self, self.alternative)
+
+    def changed(self, **fields: Any) -> LevelNode:
+        """With other fields, in its alternative as well."""
+        other = self.alternative and replace(self.alternative, **fields)
+        return replace(self, alternative=other, **fields)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -81,16 +95,9 @@ class LevelProblem:
             faults = {
                 "has the name of an earlier node": node.name in seen,
                 "reads what does not come before it": not seen.issuperset(node.inputs),
-                "has a negative number of primes": min(node.consumed, node.least, node.fresh or 0)
-                < 0,
-                "has a cost that is no number >= 0": not all(
-                    s >= 0 for s in (*node.seconds, node.refresh_seconds)
-                ),
-                "refreshes and consumes": node.refreshes and node.consumed > 0,
-                "refreshes nothing": node.refreshes and not node.inputs,
-                "is neither an input nor a refresh but fresh": node.fresh is not None
-                and not (node.refreshes or not node.inputs),
             }
+            for way in node.ways:
+                faults |= _faults(node, way)
             for fault, found in faults.items():
                 if found:
                     raise InternalError(f"level search: {node.name} {fault}")
@@ -115,7 +122,7 @@ class LevelProblem:
         return replace(
             self,
             nodes=tuple(
-                node if node.name in names else replace(node, refresh_seconds=math.inf)
+                node if node.name in names else node.changed(refresh_seconds=math.inf)
                 for node in self.nodes
             ),
         )
@@ -131,6 +138,23 @@ class LevelProblem:
         return node.refresh_seconds < math.inf and self.refresh_least <= own < self.primes
 
 
+def _faults(node: LevelNode, way: LevelNode) -> dict[str, bool]:
+    """What may be wrong about one way to make a node's value."""
+    return {
+        "has a negative number of primes": min(way.consumed, way.least, way.fresh or 0) < 0,
+        "has a cost that is no number >= 0": not all(
+            s >= 0 for s in (*way.seconds, way.refresh_seconds)
+        ),
+        "refreshes and consumes": way.refreshes and way.consumed > 0,
+        "refreshes nothing": way.refreshes and not way.inputs,
+        "is neither an input nor a refresh but fresh": way.fresh is not None
+        and not (way.refreshes or not way.inputs),
+        "has an alternative of another value": (way.name, way.inputs, way.refresh_seconds)
+        != (node.name, node.inputs, node.refresh_seconds)
+        or (way is not node and way.alternative is not None),
+    }
+
+
 @dataclass(frozen=True)
 class Assignment:
     """A plan of levels.
@@ -139,6 +163,7 @@ class Assignment:
         level: l_v, primes left in the operands of every node that has some.
         own: o_v of every value, before a refresh of it.
         refreshed: the values that are refreshed.
+        alternatives: the nodes whose values are made in the other way.
         seconds: of all nodes and refreshes.
         bound: no plan takes fewer seconds.
         method: "elimination", "integer programme", or "rounded relaxation" where the time was over
@@ -148,6 +173,7 @@ class Assignment:
     level: Mapping[str, int]
     own: Mapping[str, int]
     refreshed: frozenset[str]
+    alternatives: frozenset[str]
     seconds: float
     bound: float
     method: str
@@ -207,25 +233,45 @@ class Infeasible:
         )
 
 
-def highest_levels(problem: LevelProblem) -> dict[str, int] | Infeasible:
-    """Per node the highest level that any plan runs it at (o_v of inputs), or why there is none."""
+@dataclass(frozen=True)
+class HighestLevels:
+    """The highest level that any plan runs a node at (o_v of inputs), with all refreshes there are.
+
+    `way` is what makes each value with the most primes then.
+    """
+
+    level: Mapping[str, int]
+    way: Mapping[str, LevelNode]
+
+
+def highest_levels(problem: LevelProblem) -> HighestLevels | Infeasible:
+    """See `HighestLevels`; or why there is no plan."""
     level: dict[str, int] = {}
+    chosen: dict[str, LevelNode] = {}
     available: dict[str, int] = {}
     bounding: dict[str, str | None] = {}  # the operand that a value's level comes from
     for node in problem.nodes:
-        if node.inputs:
-            bound = min(node.inputs, key=available.__getitem__)
-            highest = max((k for k in node.levels if k <= available[bound]), default=None)
-            if highest is None:
-                return _critical_path(problem, node, bound, available, bounding)
-        else:
-            bound, highest = None, problem.own_level(node, 0)
-        level[node.name] = highest
-        own = problem.own_level(node, highest)
-        is_source = problem.refresh_helps(node, own) or node.refreshes or bound is None
+        bound = min(node.inputs, key=available.__getitem__, default=None)
+        found: list[tuple[int, int, LevelNode]] = []  # (primes for its users, level, way)
+        for way in node.ways:
+            if bound is None:
+                highest: int | None = problem.own_level(way, 0)
+            else:
+                highest = max((k for k in way.levels if k <= available[bound]), default=None)
+            if highest is not None:
+                own = problem.own_level(way, highest)
+                most = problem.primes if problem.refresh_helps(way, own) else own
+                found.append((most, highest, way))
+        if not found:
+            assert bound is not None
+            return _critical_path(problem, node, bound, available, bounding, chosen)
+        most, highest, way = max(found, key=lambda entry: entry[0])
+        level[node.name] = max(entry[1] for entry in found)
+        chosen[node.name], available[node.name] = way, most
+        own = problem.own_level(way, highest)
+        is_source = problem.refresh_helps(way, own) or way.refreshes or bound is None
         bounding[node.name] = None if is_source or highest < available[bound or ""] else bound
-        available[node.name] = problem.primes if problem.refresh_helps(node, own) else own
-    return level
+    return HighestLevels(level, chosen)
 
 
 def _critical_path(
@@ -234,8 +280,9 @@ def _critical_path(
     bound: str,
     available: Mapping[str, int],
     bounding: Mapping[str, str | None],
+    chosen: Mapping[str, LevelNode],
 ) -> Infeasible:
-    nodes = {node.name: node for node in problem.nodes}
+    nodes = {node.name: chosen.get(node.name, node) for node in problem.nodes}
     path, name = [failing], bound
     while (operand := bounding[name]) is not None:
         path.insert(0, nodes[name])
@@ -244,7 +291,7 @@ def _critical_path(
     rest: dict[str, int] = {}
     for node in reversed(problem.nodes):
         following = [user.consumed + rest[user.name] for user in problem.users[node.name]]
-        ends = node.refreshes or node.refresh_seconds < math.inf
+        ends = any(w.refreshes for w in node.ways) or node.refresh_seconds < math.inf
         rest[node.name] = 0 if ends else max(following, default=0)
     while rest[path[-1].name] > 0:
         users = problem.users[path[-1].name]
@@ -271,11 +318,13 @@ def price(
     refreshed: Collection[str],
     method: str,
     bound: float | None = None,
+    alternatives: Collection[str] = (),
 ) -> Assignment:
     """The plan with these levels, without those of the refreshes that no user needs.
 
     Args:
         levels: l_v of all nodes with operands; others are ignored.
+        alternatives: nodes whose values are made in the other way.
         bound: of all plans, in seconds; None where this one is optimal.
 
     Raises:
@@ -283,15 +332,16 @@ def price(
     """
     level: dict[str, int] = {}
     own: dict[str, int] = {}
-    for node in problem.nodes:
+    nodes = [node.ways[node.name in alternatives] for node in problem.nodes]
+    for node in nodes:
         if node.inputs:
             level[node.name] = levels[node.name]
         own[node.name] = problem.own_level(node, level.get(node.name, 0))
     needed = frozenset(
-        name for node in problem.nodes for name in node.inputs if level[node.name] > own[name]
+        name for node in nodes for name in node.inputs if level[node.name] > own[name]
     )
     costs = []
-    for node in problem.nodes:
+    for node in nodes:
         highest = min(
             (max(own[i], problem.primes) if i in needed else own[i] for i in node.inputs),
             default=0,
@@ -305,6 +355,5 @@ def price(
         costs += [node.seconds[level[node.name]]] if node.inputs else []
         costs += [node.refresh_seconds] if node.name in needed else []
     seconds = math.fsum(costs)
-    return Assignment(
-        level, own, needed, seconds, seconds if bound is None else min(bound, seconds), method
-    )
+    bound = seconds if bound is None else min(bound, seconds)
+    return Assignment(level, own, needed, frozenset(alternatives), seconds, bound, method)

@@ -33,7 +33,14 @@ from typing import Any
 import numpy as np
 
 from fhecompile.errors import InternalError
-from fhecompile.ir.level_problem import Assignment, Infeasible, LevelProblem, highest_levels, price
+from fhecompile.ir.level_problem import (
+    Assignment,
+    Infeasible,
+    LevelNode,
+    LevelProblem,
+    highest_levels,
+    price,
+)
 from fhecompile.ir.level_states import States, all_states
 
 
@@ -44,6 +51,7 @@ class _Programme:
         operands: per node the columns U_v by k.
         values: per value the columns A_v by k.
         refreshes: the column Z_v of every value that can be refreshed.
+        alternatives: per node the columns p_v of the other way to make its value.
     """
 
     def __init__(self, problem: LevelProblem) -> None:
@@ -55,6 +63,7 @@ class _Programme:
         self.operands: dict[str, dict[int, int]] = {}
         self.values: dict[str, dict[int, int]] = {}
         self.refreshes: dict[str, int] = {}
+        self.alternatives: dict[str, list[int]] = {}
         states = all_states(problem)
         for node, of_node in zip(problem.nodes, states, strict=True):
             self._add_node(node.name, of_node)
@@ -76,6 +85,7 @@ class _Programme:
         p = [self._column(float(seconds)) for seconds in states.seconds]
         self.operands[name] = self._tail(p, states.level.tolist())
         self.values[name] = self._tail(p, states.available.tolist())
+        self.alternatives[name] = [p[i] for i in np.flatnonzero(states.alternative)]
         if states.refreshed.any():
             z = self.refreshes[name] = self._column()
             refreshed = [(c, -1.0) for c, is_r in zip(p, states.refreshed, strict=True) if is_r]
@@ -126,6 +136,7 @@ class _Programme:
             {v for v, z in self.refreshes.items() if x[z] > 0.5},
             method,
             max(bound, 0.0) * self.unit,
+            {v for v, p in self.alternatives.items() if any(x[column] > 0.5 for column in p)},
         )
 
 
@@ -167,7 +178,12 @@ def _fewest_refreshes(problem: LevelProblem, names: Sequence[str]) -> list[str]:
     if isinstance(highest, Infeasible):
         raise InternalError("level search: no plan with all refreshes")
     return [
-        node.name
-        for node in reduced.nodes
-        if reduced.refresh_helps(node, reduced.own_level(node, highest[node.name]))
+        name
+        for name, way in highest.way.items()
+        if reduced.refresh_helps(way, reduced.own_level(way, _highest_of(way, highest.level[name])))
     ]
+
+
+def _highest_of(way: LevelNode, level: int) -> int:
+    """The highest level that this way can run at."""
+    return max((k for k in way.levels if k <= level), default=level)

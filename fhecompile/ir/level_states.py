@@ -1,7 +1,8 @@
 """The states of a node that can be part of a cheapest plan.
 
-A state is (l, a, seconds, refreshed): the level a node runs at, the level its users find its value
-at, and what both together cost (`fhecompile.ir.level_problem`). Less l asks less of the operands,
+A state is (l, a, seconds, refreshed, alternative): the level a node runs at, the level its users
+find its value at, what both together cost, and how it is made (`fhecompile.ir.level_problem`). Less
+l asks less of the operands,
 more a gives more to the users: a state is left out when another one has no more l, no less a and
 costs no more. Of the refreshed states with costs that grow with the level only the lowest remains.
 """
@@ -25,6 +26,7 @@ class States:
     available: npt.NDArray[np.int64]
     seconds: npt.NDArray[np.float64]
     refreshed: npt.NDArray[np.bool_]
+    alternative: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.level)
@@ -32,19 +34,21 @@ class States:
 
 def node_states(problem: LevelProblem, node: LevelNode, highest: int) -> States:
     """The states that no other one replaces, of levels up to `highest`."""
-    found: list[tuple[int, int, float, bool]] = []
-    for level in node.levels if node.inputs else (highest,):
-        if level <= highest:
-            own = problem.own_level(node, level)
-            seconds = node.seconds[level] if node.inputs else 0.0
-            found.append((level, own, seconds, False))
-            if problem.refresh_helps(node, own):
-                found.append((level, problem.primes, seconds + node.refresh_seconds, True))
+    found: list[tuple[int, int, float, bool, bool]] = []
+    for is_other, way in enumerate(node.ways):
+        for level in way.levels if way.inputs else (highest,):
+            if level <= highest:
+                own = problem.own_level(way, level)
+                seconds = way.seconds[level] if way.inputs else 0.0
+                found.append((level, own, seconds, False, bool(is_other)))
+                if problem.refresh_helps(way, own):
+                    seconds += way.refresh_seconds
+                    found.append((level, problem.primes, seconds, True, bool(is_other)))
     if not found:
         raise InternalError(f"level search: {node.name} has no state")
     # Ascending in (l, seconds, refreshed, -a): what replaces a state comes before it.
     found.sort(key=lambda state: (state[0], state[2], state[3], -state[1]))
-    kept: list[tuple[int, int, float, bool]] = []
+    kept: list[tuple[int, int, float, bool, bool]] = []
     for state in found:
         if not any(other[1] >= state[1] and other[2] <= state[2] for other in kept):
             kept.append(state)
@@ -57,4 +61,4 @@ def all_states(problem: LevelProblem) -> list[States]:
     highest = highest_levels(problem)
     if isinstance(highest, Infeasible):
         raise InternalError(f"level search: no plan to be had after {highest.start}")
-    return [node_states(problem, node, highest[node.name]) for node in problem.nodes]
+    return [node_states(problem, node, highest.level[node.name]) for node in problem.nodes]

@@ -150,3 +150,18 @@ def test_functions_in_a_refresh_leave_what_they_leave() -> None:
 def test_nothing_costs_nothing() -> None:
     assert found(LevelProblem((), 3, ())).seconds == 0.0
     assert found(LevelProblem((LevelNode("x"),), 3, ("x",))).own == {"x": 3}
+
+
+def test_alternatives_are_taken_where_they_save_refreshes() -> None:
+    """Three functions, each in a refresh or of depth 2: with 5 primes one is refreshed."""
+    nodes, last = [LevelNode("x")], "x"
+    for name in "abc":
+        polynomial = LevelNode(name, (last,), 2, flat(1.0, 6), 20.0)
+        refresh = LevelNode(name, (last,), 0, flat(20.0, 6), 20.0, refreshes=True)
+        nodes.append(replace(refresh, alternative=polynomial))
+        last = name
+    plan = found(LevelProblem(tuple(nodes), 5, ("c",)))
+    assert (plan.seconds, plan.refreshed) == (22.0, frozenset())
+    assert len(plan.alternatives) == 2
+    programme = solve_by_integer_programme(LevelProblem(tuple(nodes), 5, ("c",)), 60.0)
+    assert (programme.seconds, len(programme.alternatives)) == (22.0, 2)
