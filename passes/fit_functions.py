@@ -28,25 +28,27 @@ the least: below `WANTED_SAMPLES` it leaves the range that was seen with more th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
-from fhecompile.ckks import linear_map
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.approximation import Approximation
 from fhecompile.functions.candidates import DEGREES, candidates
 from fhecompile.functions.table import ElementwiseFunction, function_named
-from fhecompile.ir.approximations import approximation_nodes
+from fhecompile.ir.approximations import (
+    approximation_depth,
+    approximation_nodes,
+    report_function,
+    write_approximation,
+)
 from fhecompile.ir.fitted_functions import FittedFunction, FittedFunctions
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.function_options import options_by_function
 from fhecompile.ir.function_search import Found, search_approximations
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.tensor import Affine, Function, Node, node_depth
+from fhecompile.ir.tensor import Function, Node
 from fhecompile.options import FunctionOptions
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 from passes.lower_polynomials import count_products, lowered
@@ -110,25 +112,9 @@ class FitFunctions(Pass):
         remarks: list[str] = []
         reported: list[FittedFunction] = []
         for node in functions:
-            operand, fitted = node.inputs[0], found.approximations[node.name]
-            producer = nodes[operand]
-            if isinstance(producer, Affine) and users[operand] == [node]:
-                nodes[operand] = _centred(producer, fitted)
-            else:
-                one = linear_map.diagonal(np.ones(()), node.shape)
-                centred = Affine(
-                    name=f"{node.name}.centred",
-                    inputs=node.inputs,
-                    shape=node.shape,
-                    source=node.source,
-                    maps=(one,),
-                    bias=np.zeros(()),
-                )
-                nodes[centred.name] = _centred(centred, fitted)
-                operand = centred.name
-            made = approximation_nodes(node, operand, fitted)
-            nodes |= {new.name: new for new in made}
-            report = _reported(node, fitted, made, found.alone[node.name])
+            fitted = found.approximations[node.name]
+            made = write_approximation(nodes, users, node, fitted)
+            report = report_function(node, fitted, found.alone[node.name], made)
             reported.append(report)
             remarks.append(
                 f"{node.name}: {report.function} on {_span(fitted)} by degree {_degrees(fitted)}, "
@@ -330,33 +316,9 @@ def _warnings(calibration: Calibration, samples: int) -> tuple[str, ...]:
     )
 
 
-def _reported(
-    node: Function, fitted: Approximation, made: list[Node], change: float
-) -> FittedFunction:
-    return FittedFunction(
-        node=node.name,
-        source=node.source,
-        function=node.function,
-        low=fitted.centre - fitted.radius,
-        high=fitted.centre + fitted.radius,
-        degrees=fitted.degrees,
-        depth=_depth(made),
-        error=fitted.error,
-        change=change,
-    )
-
-
-def _depth(nodes: Iterable[Node]) -> int:
-    """Of nodes in order, the first of which reads the operand."""
-    depth: dict[str, int] = {}
-    for node in nodes:
-        depth[node.name] = max(depth.get(name, 0) for name in node.inputs) + node_depth(node)
-    return max(depth.values())
-
-
 def _cost(node: Function, fitted: Approximation) -> float:
     nodes = approximation_nodes(node, node.inputs[0], fitted)
-    return _depth(nodes) + COST_OF_PRODUCT * count_products(lowered(nodes))
+    return approximation_depth(nodes) + COST_OF_PRODUCT * count_products(lowered(nodes))
 
 
 def _degrees(fitted: Approximation) -> str:
@@ -382,10 +344,3 @@ def _above(share: float) -> str:
 def _span(fitted: Approximation) -> str:
     low, high = fitted.centre - fitted.radius, fitted.centre + fitted.radius
     return f"{low:.4g} to {high:.4g}"
-
-
-def _centred(node: Affine, fitted: Approximation) -> Affine:
-    """The map with (y - centre) / radius for its result y."""
-    scale = np.full(node.size, 1.0 / fitted.radius)
-    maps = tuple(linear_map.scale_outputs(m, scale) for m in node.maps)
-    return replace(node, maps=maps, bias=(node.bias - fitted.centre) / fitted.radius)

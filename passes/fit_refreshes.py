@@ -22,7 +22,7 @@ it. Ranges are measured again in the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -34,12 +34,13 @@ from fhecompile.errors import FheCompileError
 from fhecompile.functions.fourier import FourierSeries, fit_series
 from fhecompile.functions.minimax import exact_polynomial
 from fhecompile.functions.table import function_named
-from fhecompile.ir.approximations import approximation_nodes
-from fhecompile.ir.fitted_functions import FittedFunction, FittedFunctions
+from fhecompile.ir.approximations import report_function
+from fhecompile.ir.fitted_functions import FittedFunctions
+from fhecompile.ir.fitted_series import FittedSeries
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.tensor import Affine, Function, Node, Poly, Refresh
+from fhecompile.ir.tensor import Function
 from passes.fit_functions import FITTED_SHARE, ApproximationError, FitFunctions
 from passes.infer_ranges import Calibration, InferRanges, Ranges
 
@@ -75,56 +76,23 @@ class FitRefreshes(Pass):
         functions = [node for node in program.graph if isinstance(node, Function)]
         if not functions:
             return PassResult(program.having(FittedFunctions(())), False)
-        fit = _Fit(self, program, functions)
-        series, changed = fit.search()
-        users = program.graph.users()
-        nodes: dict[str, Node] = dict(program.graph.nodes)
+        fitted, changed = _Fit(self, program, functions).search()
         reported, remarks = [], []
         for node in functions:
-            operand = node.inputs[0]
-            if node.name in fit.pieces:
-                made = approximation_nodes(node, operand, fit.pieces[node.name])
-                nodes |= {new.name: new for new in made}
-                continue
-            fitted = series[node.name]
-            producer = nodes[operand]
-            if isinstance(producer, Affine) and users[operand] == [node]:
-                nodes[operand] = replace(producer, bias=producer.bias - fitted.centre)
-            elif fitted.centre:
-                shift = np.array([-fitted.centre, 1.0]).reshape(-1, *(1,) * len(node.shape))
-                operand = f"{node.name}.centred"
-                nodes[operand] = Poly(
-                    name=operand,
-                    inputs=node.inputs,
-                    shape=node.shape,
-                    source=node.source,
-                    coefficients=shift,
+            if node.name in fitted.series:
+                series = fitted.series[node.name]
+                report = report_function(node, series, changed)
+                reported.append(report)
+                remarks.append(
+                    f"{node.name}: {node.function} on {report.low:.4g} to {report.high:.4g} in a "
+                    f"refresh, {series.terms} terms, error {series.error:.2g}"
                 )
-            nodes[node.name] = _refresh(node, operand, fitted)
-            low, high = fitted.centre - fitted.radius, fitted.centre + fitted.radius
-            reported.append(
-                FittedFunction(
-                    node=node.name,
-                    source=node.source,
-                    function=node.function,
-                    low=low,
-                    high=high,
-                    degrees=fitted.degrees,
-                    depth=0,
-                    error=fitted.error,
-                    change=changed,
-                )
-            )
-            remarks.append(
-                f"{node.name}: {node.function} on {low:.4g} to {high:.4g} in a refresh, "
-                f"{fitted.terms} terms, error {fitted.error:.2g}"
-            )
-        graph = program.graph.rebuilt(nodes.values())
-        after = InferRanges().run(replace(program, graph=graph)).program
+        after = InferRanges().run(replace(program, graph=fitted.written())).program
         remarks.append(f"the outputs change by {changed:.2g} at most")
         facts = (
             ApproximationError(changed, program.facts[Ranges].output),
             FittedFunctions(tuple(reported)),
+            fitted,
         )
         return PassResult(after.having(*facts), True, tuple(remarks))
 
@@ -149,7 +117,7 @@ class _Fit:
                 # On [-1, 1] its variable is x itself.
                 self.pieces[node.name] = exact_polynomial(piece.coefficients, -1.0, 1.0, None)
 
-    def search(self) -> tuple[Mapping[str, FourierSeries], float]:
+    def search(self) -> tuple[FittedSeries, float]:
         """The series with the fewest terms that keep the promise, and what they change."""
         options, output = self.program.options, self.ranges.output or 1.0
         wanted = options.activation_error
@@ -157,17 +125,27 @@ class _Fit:
             wanted = FITTED_SHARE * 2.0**-options.precision_bits
         allowed = wanted * output
         terms = [self.options.terms] if self.options.terms else SERIES_TERMS
-        changed = 0.0
         for count in terms:
             if count < LEAST_TERMS and not self.options.terms:
                 continue
-            fitted = [node for node in self.functions if node.name not in self.pieces]
-            series = {node.name: self._series(node, count) for node in fitted}
-            stand_ins = {node.name: _unshared(node, series[node.name]) for node in fitted}
-            changed = self.measured.together(stand_ins, allowed)
+            series = {
+                node.name: self._series(node, count)
+                for node in self.functions
+                if node.name not in self.pieces
+            }
+            found = FittedSeries(
+                self.program.graph,
+                self.functions,
+                series,
+                self.pieces,
+                self.measured,
+                self.histograms,
+                allowed,
+            )
+            changed = found.changed(enough=allowed)
             if changed <= allowed:
-                return series, changed
-        changed = self.measured.together(stand_ins)
+                return found, changed
+        changed = found.changed()
         share = changed / output
         raise FheCompileError(
             "precision-not-reachable",
@@ -208,26 +186,3 @@ def _shared(node: Function) -> Callable[[FloatArray], FloatArray]:
         )
     f, share = function_named(node.function), float(node.share.flat[0])
     return lambda x: x + share * (f(x) - x)
-
-
-def _unshared(node: Function, series: FourierSeries) -> Callable[[FloatArray], FloatArray]:
-    """What the node makes the series of, which computes its share as well."""
-    share = float(node.share.flat[0])
-    return lambda x: x + (series(x) - x) / share if share else series(x)
-
-
-def _refresh(node: Function, operand: str, fitted: FourierSeries) -> Refresh:
-    """The node that refreshes what is `fitted.centre` below the function's operand."""
-    u = np.asarray(np.linspace(-1.0, 1.0, 257), np.float64)
-    largest = float(np.abs(fitted.on_unit(u)).max()) or 1.0
-    return Refresh(
-        name=node.name,
-        inputs=(operand,),
-        shape=node.shape,
-        source=node.source,
-        unit=fitted.share / fitted.radius,
-        gain=fitted.share / largest,
-        low=-fitted.radius,
-        high=fitted.radius,
-        coefficients=np.stack([fitted.coefficients.real, fitted.coefficients.imag]),
-    )

@@ -25,8 +25,9 @@ degree in x^2, or in T_2, as T_2k(x) = T_k(T_2(x)): as deep, with about half the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,19 +42,31 @@ LEAVES = (2, 4, 8, 16)  # 2^l
 
 
 @dataclass(frozen=True)
+class LoweredPolynomials:
+    """Names of the nodes that have replaced a polynomial, by its name, which one of them has."""
+
+    nodes: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
 class LowerPolynomials(Pass):
     """See the module docstring."""
 
+    gives: ClassVar[tuple[type, ...]] = (LoweredPolynomials,)
+
     def run(self, program: Program) -> PassResult:
         nodes = list(program.graph)
+        expanded = {node.name: _expanded(node) for node in nodes if _is_expanded(node)}
+        made = {name: frozenset(n.name for n in found) for name, found in expanded.items()}
+        program = program.having(LoweredPolynomials(made))
+        if not expanded:
+            return PassResult(program, False)
+        graph = program.graph.rebuilt(new for n in nodes for new in expanded.get(n.name, [n]))
         remarks = [
             f"{node.name} (degree {node.degree}) lowered to products"
             for node in nodes
-            if isinstance(node, Chebyshev) or (isinstance(node, Poly) and not _is_native(node))
+            if isinstance(node, Poly | Chebyshev) and node.name in expanded
         ]
-        if not remarks:
-            return PassResult(program, False)
-        graph = program.graph.rebuilt(lowered(nodes))
         return PassResult(replace(program, graph=graph), True, tuple(remarks))
 
 
@@ -61,11 +74,12 @@ def lowered(nodes: Iterable[Node]) -> list[Node]:
     """The nodes with what replaces polynomials in their places."""
     found: list[Node] = []
     for node in nodes:
-        if isinstance(node, Chebyshev) or (isinstance(node, Poly) and not _is_native(node)):
-            found += _expanded(node)
-        else:
-            found.append(node)
+        found += _expanded(node) if _is_expanded(node) else [node]
     return found
+
+
+def _is_expanded(node: Node) -> TypeGuard[Poly | Chebyshev]:
+    return isinstance(node, Chebyshev) or (isinstance(node, Poly) and not _is_native(node))
 
 
 def _expanded(node: Poly | Chebyshev) -> list[Node]:

@@ -22,7 +22,13 @@ from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.parameters import MAX_LOG_QP, MAX_PRIME_BITS, Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.scales import ScalePlan, ScalePolicy, latest_inputs, plan_scales
+from fhecompile.ir.scales import (
+    SLACK_BITS,
+    ScalePlan,
+    latest_inputs,
+    plan_scales,
+    refreshed_policy,
+)
 from fhecompile.ir.tensor import Refresh
 from fhecompile.ir.work_model import predict_work
 from passes.infer_ranges import Calibration, Ranges
@@ -30,7 +36,6 @@ from passes.select_parameters import ScaleChoice, SelectParameters, fitted_error
 
 MOST_PRIME_BITS = 56
 LEAST_PRIME_BITS = 38
-SLACK_BITS = 8  # below 2^q that scales of values and of constants may be
 TRANSFORM_LEVELS = (2, 3, 4)
 TOY_PRIME_BITS = 50
 MOST_TRANSFORM_LEVELS = 6
@@ -107,7 +112,7 @@ class _Search:
                     error = self._error(p)
                     if p.insecure or PEAK_TO_RMS * error + self.reserved <= self.promised:
                         assert p.bootstrap is not None
-                        policy = self._policy(p.bootstrap, p.prime_bits)
+                        policy = refreshed_policy(p.prime_bits, p.bootstrap)
                         return p, ScaleChoice(
                             policy, error, self.measured.output_range, self.promised, self.fitted
                         )
@@ -153,13 +158,10 @@ class _Search:
             return [TOY_PRIME_BITS]
         return range(MOST_PRIME_BITS, LEAST_PRIME_BITS - 1, -1)
 
-    def _policy(self, bootstrap: Bootstrap, q: int) -> ScalePolicy:
-        return ScalePolicy(float(q - SLACK_BITS), float(q - SLACK_BITS), q, 0.0, bootstrap)
-
     def _plan(self, bootstrap: Bootstrap, q: int) -> tuple[ScalePlan, int]:
         """Scales, and how many primes they take; small primes may be too narrow for some values."""
         if (bootstrap, q) not in self.plans:
-            plan = plan_scales(self.program.graph, self._policy(bootstrap, q))
+            plan = plan_scales(self.program.graph, refreshed_policy(q, bootstrap))
             self.plans[bootstrap, q] = plan, plan.levels(self.largest, q + 1)
         return self.plans[bootstrap, q]
 

@@ -2,18 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks import linear_map
 from fhecompile.errors import InternalError
 from fhecompile.functions.approximation import Approximation
 from fhecompile.functions.composite import CompositeLines
 from fhecompile.functions.minimax import FittedPolynomial
 from fhecompile.functions.sign import CompositeSign
 from fhecompile.functions.step import StepSign
-from fhecompile.ir.tensor import Add, Chebyshev, Function, Mul, Node, Poly
+from fhecompile.ir.fitted_functions import FittedFunction
+from fhecompile.ir.tensor import Add, Affine, Chebyshev, Function, Mul, Node, Poly, node_depth
 
 FloatArray = NDArray[np.float64]
+
+
+def write_approximation(
+    nodes: dict[str, Node],
+    users: Mapping[str, Sequence[Node]],
+    node: Function,
+    fitted: Approximation,
+) -> list[Node]:
+    """Puts the approximation in the place of a function; returns the nodes that it is made of.
+
+    Args:
+        nodes: of the graph by name, which are changed: u is made by the linear map that makes the
+            operand where nothing else reads it, and by one of its own elsewhere.
+        users: of every value of the graph before.
+        node: the function.
+        fitted: what is taken for it.
+    """
+    operand = node.inputs[0]
+    producer = nodes[operand]
+    if isinstance(producer, Affine) and users[operand] == [node]:
+        nodes[operand] = _centred(producer, fitted)
+    else:
+        one = linear_map.diagonal(np.ones(()), node.shape)
+        operand = f"{node.name}.centred"
+        made = Affine(
+            name=operand,
+            inputs=node.inputs,
+            shape=node.shape,
+            source=node.source,
+            maps=(one,),
+            bias=np.zeros(()),
+        )
+        nodes[operand] = _centred(made, fitted)
+    found = approximation_nodes(node, operand, fitted)
+    nodes |= {new.name: new for new in found}
+    return found
+
+
+def _centred(node: Affine, fitted: Approximation) -> Affine:
+    """The map with (y - centre) / radius for its result y."""
+    scale = np.full(node.size, 1.0 / fitted.radius)
+    maps = tuple(linear_map.scale_outputs(m, scale) for m in node.maps)
+    return replace(node, maps=maps, bias=(node.bias - fitted.centre) / fitted.radius)
+
+
+def report_function(
+    node: Function, fitted: Approximation, change: float, made: Iterable[Node] = ()
+) -> FittedFunction:
+    """What there is to say of a function; `made` are the nodes that it takes levels in."""
+    return FittedFunction(
+        node=node.name,
+        source=node.source,
+        function=node.function,
+        low=fitted.centre - fitted.radius,
+        high=fitted.centre + fitted.radius,
+        degrees=fitted.degrees,
+        depth=approximation_depth(made),
+        error=fitted.error,
+        change=change,
+    )
+
+
+def approximation_depth(nodes: Iterable[Node]) -> int:
+    """Multiplicative depth of nodes in order, the first of which reads the operand."""
+    depth: dict[str, int] = {}
+    for node in nodes:
+        depth[node.name] = max(depth.get(name, 0) for name in node.inputs) + node_depth(node)
+    return max(depth.values(), default=0)
 
 
 def approximation_nodes(node: Function, operand: str, fitted: Approximation) -> list[Node]:

@@ -48,6 +48,7 @@ from fhecompile.ir.tensor import (
 )
 
 HEADROOM_BITS = 4  # the sign, and values up to 8 times the calibrated ones
+SLACK_BITS = 8  # below 2^q that scales of values and of constants may be, with refreshes
 MATCH_BITS = 24  # precision of the integer that brings two summands to one scale
 
 
@@ -60,6 +61,12 @@ class ScalePolicy:
     prime_bits: int
     bump: float = 0.0
     bootstrap: Bootstrap | None = None
+
+
+def refreshed_policy(prime_bits: int, bootstrap: Bootstrap) -> ScalePolicy:
+    """Of a network with refreshes, which work at scale 2^q: so does all between two."""
+    least = float(prime_bits - SLACK_BITS)
+    return ScalePolicy(least, least, prime_bits, 0.0, bootstrap)
 
 
 @dataclass(frozen=True)
@@ -301,14 +308,13 @@ def latest_inputs(
         level = min(latest[node.name], parameters.levels) - plan.rescales[node.name]
         if isinstance(node, Refresh):
             level = parameters.deepest_operand - plan.lifts[node.name].rescales
-        elif isinstance(node, Add):
-            level = plan.level[node.inputs[0]]  # summands are matched by their levels
-            level = min(level, plan.level[node.inputs[1]])
         size = math.log2(max(largest.get(node.name) or 1.0, 2.0**-20)) + HEADROOM_BITS
         if not isinstance(node, Refresh):
             excess = plan.raw[node.name] + size - parameters.first_prime_bits
             level = min(level, parameters.levels - max(0, math.ceil(excess / q)))
         for name in node.inputs:
             latest[name] = min(latest[name], level)
+            if isinstance(node, Add):  # summands are matched by their levels, which stay
+                latest[name] = min(latest[name], plan.level[name])
         latest[node.name] = level
     return {node.name: latest[node.name] for node in graph.inputs()}

@@ -11,6 +11,7 @@ each at the level the scale plan says, on one thread.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from fhecompile.ckks.bsgs import ideal_seconds, rotation_costs
 from fhecompile.ckks.cost import operation_seconds
@@ -42,12 +43,21 @@ def node_seconds(node: Node, level: int, parameters: Parameters) -> float:
     if isinstance(node, Refresh):
         return value_refresh_seconds(node.size, node.terms, parameters)
     if isinstance(node, Mul) or (isinstance(node, Poly) and node.degree > 1):
-        x = ValueType("ciphertext", level, 0.0)
-        return ciphertexts * operation_seconds("square", [x], {}, parameters)
+        return ciphertexts * _square_seconds(level, parameters)
     return 0.0
 
 
 def value_refresh_seconds(size: int, terms: int, parameters: Parameters) -> float:
     """Thread-seconds of refreshing a value of so many elements by a series of so many terms."""
     used = min(parameters.slots, next_power_of_two(size))
-    return math.ceil(size / parameters.slots) * refresh_seconds(parameters, used, terms)
+    return math.ceil(size / parameters.slots) * _refresh_seconds(parameters, used, terms)
+
+
+@lru_cache(1 << 12)
+def _square_seconds(level: int, parameters: Parameters) -> float:
+    return operation_seconds("square", [ValueType("ciphertext", level, 0.0)], {}, parameters)
+
+
+@lru_cache(1 << 12)
+def _refresh_seconds(parameters: Parameters, slots: int, terms: int) -> float:
+    return refresh_seconds(parameters, slots, terms)

@@ -9,11 +9,11 @@ from fhecompile.ckks.bootstrap import Bootstrap
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.program import Program
+from fhecompile.ir.refresh_places import MARGIN, PLAIN_TERMS, fit_plain
 from fhecompile.ir.scales import ScalePolicy, plan_scales
 from fhecompile.ir.tensor import Refresh, TensorGraph
 from passes import REFRESHED_PIPELINE
 from passes.infer_ranges import Ranges
-from passes.place_refreshes import MARGIN, PLAIN_TERMS, fit_plain
 from tests.graphs import Builder, of_kind, run_passes
 from tests.support import random_inputs
 

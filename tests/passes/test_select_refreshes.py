@@ -13,14 +13,14 @@ from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.parameters import MAX_LOG_QP, Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.ir.program import Program
-from fhecompile.ir.scales import ScalePlan, latest_inputs, plan_scales
+from fhecompile.ir.scales import SLACK_BITS, ScalePlan, latest_inputs, plan_scales
 from fhecompile.ir.tensor import Refresh
 from fhecompile.ir.work_model import predict_work
 from fhecompile.options import CompileOptions
 from passes import REFRESHED_PIPELINE
 from passes.infer_ranges import Ranges
 from passes.select_parameters import ScaleChoice
-from passes.select_refreshes import SLACK_BITS, SelectRefreshes
+from passes.select_refreshes import SelectRefreshes
 from tests.graphs import Builder, matrix, of_kind, run_passes
 
 
@@ -34,7 +34,7 @@ def placed(depth: int = 2, features: int = 4) -> Program:
         b.affine(f"map{k}", {value: matrix(features, features, k)})
         value = b.function(f"relu{k}", f"map{k}", "relu")
     graph = b.output(b.affine("last", {value: matrix(2, features)}))
-    passes = {"fit_refreshes": "terms=27"}
+    passes = {"fit_refreshes": "terms=27", "choose_polynomials": "degree=0"}
     return run_passes(
         graph, "place_refreshes", passes, pipeline=REFRESHED_PIPELINE, precision_bits=4
     )
@@ -180,7 +180,8 @@ def test_without_refreshes_it_is_a_leveled_network() -> None:
     graph = b.output(b.poly("square", "map", 0.0, 0.0, 1.0))
     ring = {"ring_dimension": 1 << 14}
     leveled = run_passes(graph, "select_parameters", **ring).facts  # type: ignore[arg-type]
-    given = run_passes(graph, "place_refreshes", pipeline=REFRESHED_PIPELINE)
+    passes = {"choose_polynomials": "degree=0"}
+    given = run_passes(graph, "place_refreshes", passes, pipeline=REFRESHED_PIPELINE)
     refreshed = select(given, precision_bits=8, **ring).facts
     assert refreshed[Parameters] == leveled[Parameters]
     assert refreshed[Parameters].bootstrap is None

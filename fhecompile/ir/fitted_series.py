@@ -1,0 +1,120 @@
+r"""The Fourier series of a network's functions, and the graph with them or with polynomials.
+
+The operand x of a function f is refreshed as m = unit x, and the refresh computes a series of m:
+
+    u = (x - c) / r,   m = share u,   y = 2 Re sum_j c_j exp(i pi j m)
+
+c goes into the bias of the linear map that makes x where nothing else reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhecompile.functions.approximation import Approximation
+from fhecompile.functions.fourier import FourierSeries
+from fhecompile.ir.approximations import approximation_nodes, write_approximation
+from fhecompile.ir.function_errors import FunctionErrors
+from fhecompile.ir.histogram import Histogram
+from fhecompile.ir.tensor import Affine, Function, Node, Poly, Refresh, TensorGraph
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSeries:
+    """What stands for every function of a graph, by the functions' names.
+
+    Args:
+        graph: with its functions.
+        functions: all of them, in order.
+        series: of those that refreshes compute, of what the node makes of x, its share included.
+        pieces: polynomials in x that functions are on all of their operands' values.
+        measured: what approximations change about the outputs.
+        histograms: of the functions' operands.
+        allowed: the most that outputs may change by.
+    """
+
+    graph: TensorGraph
+    functions: Sequence[Function]
+    series: Mapping[str, FourierSeries]
+    pieces: Mapping[str, Approximation]
+    measured: FunctionErrors
+    histograms: Mapping[str, Histogram]
+    allowed: float
+
+    def changed(
+        self, polynomials: Mapping[str, Approximation] | None = None, enough: float = math.inf
+    ) -> float:
+        """What all of them change about the outputs; one of more than `enough` may be larger.
+
+        Args:
+            polynomials: instead of series.
+        """
+        nodes = {node.name: node for node in self.functions}
+        stand_ins = {
+            name: _without_share(nodes[name], series) for name, series in self.series.items()
+        }
+        return self.measured.together({**stand_ins, **(polynomials or {})}, enough)
+
+    def written(self, polynomials: Mapping[str, Approximation] | None = None) -> TensorGraph:
+        """The graph without functions."""
+        users = self.graph.users()
+        nodes: dict[str, Node] = dict(self.graph.nodes)
+        chosen = polynomials or {}
+        for node in self.functions:
+            if node.name in self.pieces:
+                made = approximation_nodes(node, node.inputs[0], self.pieces[node.name])
+                nodes |= {new.name: new for new in made}
+            elif node.name in chosen:
+                write_approximation(nodes, users, node, chosen[node.name])
+            else:
+                _write_refresh(nodes, users, node, self.series[node.name])
+        return self.graph.rebuilt(nodes.values())
+
+
+def _write_refresh(
+    nodes: dict[str, Node],
+    users: Mapping[str, Sequence[Node]],
+    node: Function,
+    fitted: FourierSeries,
+) -> None:
+    """Puts a refresh in the place of a function; see `write_approximation`."""
+    operand = node.inputs[0]
+    producer = nodes[operand]
+    if isinstance(producer, Affine) and users[operand] == [node]:
+        nodes[operand] = replace(producer, bias=producer.bias - fitted.centre)
+    elif fitted.centre:
+        shift = np.array([-fitted.centre, 1.0]).reshape(-1, *(1,) * len(node.shape))
+        operand = f"{node.name}.centred"
+        nodes[operand] = Poly(
+            name=operand,
+            inputs=node.inputs,
+            shape=node.shape,
+            source=node.source,
+            coefficients=shift,
+        )
+    u = np.asarray(np.linspace(-1.0, 1.0, 257), np.float64)
+    largest = float(np.abs(fitted.on_unit(u)).max()) or 1.0
+    nodes[node.name] = Refresh(
+        name=node.name,
+        inputs=(operand,),
+        shape=node.shape,
+        source=node.source,
+        unit=fitted.share / fitted.radius,
+        gain=fitted.share / largest,
+        low=-fitted.radius,
+        high=fitted.radius,
+        coefficients=np.stack([fitted.coefficients.real, fitted.coefficients.imag]),
+    )
+
+
+def _without_share(node: Function, series: FourierSeries) -> Callable[[FloatArray], FloatArray]:
+    """What the node makes the series of, which computes its share as well."""
+    share = float(node.share.flat[0])
+    return lambda x: x + (series(x) - x) / share if share else series(x)

@@ -1,0 +1,202 @@
+r"""Puts polynomials in the place of refreshes that compute functions, where that is cheaper.
+
+A refresh computes any function, and takes seconds; a polynomial takes levels, of which few are left
+between two refreshes. So what is cheaper for one function depends on the others on its path.
+
+    polynomial of f     the cheapest that errs no more than the refresh's series; none where
+                        polynomials of `degree` cannot, as at the kink of relu
+    each of them        consumes the primes, and takes the seconds, of its products by themselves
+    choice              the cheapest levels of the network where every function can be either
+                        (`fhecompile.ir.level_search`), or polynomials for all that have one: then
+                        series of what is left, or of values as they are, are shorter
+    taken               of these and no polynomials at all, with refreshes placed and parameters
+                        chosen, the one with the least seconds sqrt(bytes of a key), if it keeps the
+                        promise that the series were fitted to: more primes make larger keys, which
+                        a tenth of the time would not be worth
+
+A function that a user gave a degree or a kind of polynomial for gets that polynomial. Ranges are
+measured again in the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from fhecompile.ckks.parameters import Parameters
+from fhecompile.errors import FheCompileError
+from fhecompile.functions.approximation import Approximation
+from fhecompile.functions.candidates import DEGREES, candidates
+from fhecompile.functions.table import function_named
+from fhecompile.functions.weighted import fit_weighted
+from fhecompile.ir.approximations import approximation_nodes, report_function
+from fhecompile.ir.fitted_functions import FittedFunctions
+from fhecompile.ir.fitted_series import FittedSeries
+from fhecompile.ir.function_options import options_by_function
+from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.refresh_places import PolynomialWay
+from fhecompile.ir.scales import latest_inputs, plan_scales
+from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
+from fhecompile.ir.work_model import predict_work
+from fhecompile.options import FunctionOptions
+from passes.fit_functions import ApproximationError
+from passes.infer_ranges import Calibration, InferRanges, Ranges
+from passes.lower_polynomials import LowerPolynomials, lowered
+from passes.place_refreshes import PlaceRefreshes, find_places
+from passes.select_parameters import ScaleChoice
+from passes.select_refreshes import SelectRefreshes
+
+Polynomials = Mapping[str, Approximation]  # by the functions' names
+
+
+@dataclass(frozen=True)
+class ChoosePolynomials(Pass):
+    """See the module docstring. `degree` is the highest that may be taken; 0: no polynomials."""
+
+    degree: int = 63
+
+    needs: ClassVar[tuple[type, ...]] = (Ranges, Calibration, FittedFunctions)
+    gives: ClassVar[tuple[type, ...]] = (Ranges, FittedFunctions)
+
+    def requires(self, program: Program) -> None:
+        if self.degree and not DEGREES[0] <= self.degree <= DEGREES[-1]:
+            allowed = f"{DEGREES[0]} to {DEGREES[-1]}, and 0 for no polynomials"
+            raise FheCompileError(
+                "option-value", f"degree is {self.degree}, allowed are {allowed}", node=self.name
+            )
+
+    def run(self, program: Program) -> PassResult:
+        if FittedSeries not in program.facts:
+            return PassResult(program, False)
+        fitted = program.facts[FittedSeries]
+        choice = _Choice(self, program, fitted)
+        chosen = choice.cheapest()
+        if not chosen:
+            return PassResult(program, False, ("every function is computed in a refresh",))
+        changed = fitted.changed(chosen)
+        remarks = []
+        before = program.facts[FittedFunctions]
+        reports = {report.node: report for report in before.functions}
+        for node in fitted.functions:
+            if node.name in chosen:
+                p = chosen[node.name]
+                made = approximation_nodes(node, node.inputs[0], p)
+                reports[node.name] = report = report_function(node, p, changed, made)
+                degrees = ", ".join(map(str, p.degrees))
+                remarks.append(
+                    f"{node.name}: {node.function} on {report.low:.4g} to {report.high:.4g} by "
+                    f"degree {degrees}, depth {report.depth}, error {p.error:.2g}"
+                )
+        remarks.append(f"the outputs change by {changed:.2g} at most")
+        graph = fitted.written(chosen)
+        after = InferRanges().run(replace(program, graph=graph)).program
+        facts = (
+            ApproximationError(changed, program.facts[Ranges].output),
+            FittedFunctions(tuple(reports.values()), before.warnings),
+        )
+        return PassResult(after.having(*facts), True, tuple(remarks))
+
+
+class _Choice:
+    """What polynomials are taken in one network."""
+
+    def __init__(self, options: ChoosePolynomials, program: Program, fitted: FittedSeries) -> None:
+        self.options, self.program, self.fitted = options, program, fitted
+        self.wishes = options_by_function(program.options.activations, fitted.functions)
+
+    def cheapest(self) -> Polynomials:
+        """By name of the functions that get one."""
+        fitted = self.fitted
+        asked: dict[str, Approximation] = {}
+        possible: dict[str, Approximation] = {}
+        for node in fitted.functions:
+            if node.name not in fitted.series:
+                continue
+            wish = self.wishes.get(node.name, FunctionOptions())
+            if wish.degree or wish.function:
+                asked[node.name] = self._best(node, wish)
+            elif found := self._precise_enough(node):
+                possible[node.name] = found
+        choices = [asked]
+        if possible:
+            ways = {name: self._way(name, p) for name, p in possible.items()}
+            mixed = find_places(self._lowered(asked), ways).cheapest_polynomials()
+            choices += [asked | {name: possible[name] for name in mixed}, asked | possible]
+        kept = [asked]
+        for choice in choices[1:]:
+            if choice not in kept and fitted.changed(choice) <= fitted.allowed:
+                kept.append(choice)
+        return min(kept, key=self._cost) if len(kept) > 1 else asked
+
+    def _precise_enough(self, node: Function) -> Approximation | None:
+        """The cheapest polynomial that errs no more than the series."""
+        series, f = self.fitted.series[node.name], function_named(node.function)
+        if not self.options.degree or series.unit is None:
+            return None
+        histogram = self.fitted.histograms[node.inputs[0]]
+        allowed = series.error * series.unit
+        share = float(np.abs(node.share).max())
+        interval = series.centre - series.radius, series.centre + series.radius
+        # The highest degree tells at once where there is nothing to look for.
+        quick = fit_weighted(f, *interval, self.options.degree, 1.0, histogram.density)
+        if quick.error * share > 2.0 * allowed:
+            return None
+        seen = histogram.low, histogram.high
+        wish = FunctionOptions(degree=self.options.degree)
+        for p in candidates(f, seen, interval, histogram.density, wish):
+            if p.unit is not None and p.error * p.unit * share <= allowed:
+                return p
+        return None
+
+    def _best(self, node: Function, wish: FunctionOptions) -> Approximation:
+        """The most precise polynomial that a user asks for."""
+        series, f = self.fitted.series[node.name], function_named(node.function)
+        histogram = self.fitted.histograms[node.inputs[0]]
+        interval = wish.range or (series.centre - series.radius, series.centre + series.radius)
+        seen = histogram.low, histogram.high
+        found = list(candidates(f, seen, interval, histogram.density, wish))
+        if not found:
+            raise FheCompileError(
+                "activation-options",
+                f"no approximation of {node.function} on {interval[0]:.4g} to {interval[1]:.4g} is "
+                "what the options for it ask for",
+                node=node.source or node.name,
+                hint="allow more error, more degree, or another function",
+            )
+        return min(found, key=lambda p: p.error)
+
+    def _lowered(self, polynomials: Polynomials) -> Program:
+        graph = self.fitted.written(polynomials)
+        program = InferRanges().run(replace(self.program, graph=graph)).program
+        return LowerPolynomials().run(program).program
+
+    def _cost(self, polynomials: Polynomials) -> float:
+        """What the choice is judged by; infinite where refreshes cannot be placed."""
+        try:
+            placed = PlaceRefreshes().run(self._lowered(polynomials)).program
+            found = SelectRefreshes().run(placed).program
+        except FheCompileError:
+            return math.inf
+        p, policy = found.facts[Parameters], found.facts[ScaleChoice].policy
+        scales = plan_scales(found.graph, policy)
+        start = latest_inputs(found.graph, scales, found.facts[Ranges].largest, p)
+        seconds = predict_work(found.graph, plan_scales(found.graph, policy, start), p)
+        return seconds * math.sqrt(p.key_bytes)
+
+    def _way(self, name: str, p: Approximation) -> PolynomialWay:
+        """What the polynomial takes by itself, behind a value that has just been rescaled."""
+        (node,) = (node for node in self.fitted.functions if node.name == name)
+        operand = Input(name=node.inputs[0], shape=node.shape)
+        nodes: list[Node] = [operand, *lowered(approximation_nodes(node, operand.name, p))]
+        end = Output(name=f"{name}.output", inputs=(name,), shape=node.shape, label=name)
+        graph = TensorGraph(name, {n.name: n for n in [*nodes, end]})
+        policy = find_places(self.program).policy
+        plan = plan_scales(graph, replace(policy, bootstrap=None))
+        steps = [
+            (n, max(plan.level[i] for i in n.inputs)) for n in graph if n.inputs and n is not end
+        ]
+        return PolynomialWay(operand.name, plan.level[name], tuple(steps))
