@@ -25,7 +25,14 @@ from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable
 from fhecompile.version import __version__
 from runtime.client import check_secure
-from runtime.command import add_process_options, complain, count, end_command, reporting
+from runtime.command import (
+    add_memory_option,
+    add_process_options,
+    complain,
+    count,
+    end_command,
+    reporting,
+)
 from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.commands import add_roles
 from runtime.inputs import read_inputs
@@ -84,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="batches evaluated at once at most; default: as many as memory allows",
     )
+    add_memory_option(evaluate)
     add_process_options(evaluate)
 
     decrypt = _role(roles, "decrypt", _decrypt, "decrypts outputs")
@@ -158,6 +166,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             options.output,
             threads=options.threads,
             in_flight=options.in_flight,
+            max_memory=options.max_memory,
             progress=progress,
         )
         say(f"evaluated in {seconds:.2f} s")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
+from runtime.key_files import generate_staged_keys
 from runtime.keys import PublicContext, SecretContext, ServerContext, generate_keys
 
 FloatArray = NDArray[np.float64]
@@ -25,9 +26,18 @@ class Client:
     secret: SecretContext
 
     @staticmethod
-    def create(plan: Plan, threads: int = 1) -> tuple[Client, ServerContext]:
-        """A client with fresh keys, and what it hands to the server: evaluation keys only."""
-        secret, server = generate_keys(plan.parameters, plan.program.keys, threads)
+    def create(
+        plan: Plan, threads: int = 1, key_bytes: int | None = None
+    ) -> tuple[Client, ServerContext]:
+        """A client with fresh keys, and what it hands to the server: evaluation keys only.
+
+        With `key_bytes` they are on disk, and at most so many bytes of them in memory.
+        """
+        server: ServerContext
+        if key_bytes is None:
+            secret, server = generate_keys(plan.parameters, plan.program.keys, threads)
+        else:
+            secret, server = generate_staged_keys(plan, key_bytes, threads)
         return Client(plan, secret), server
 
     def encrypt(self, inputs: Mapping[int, FloatArray]) -> dict[PartKey, Any]:

@@ -71,6 +71,16 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that limits the memory of an evaluation."""
+    parser.add_argument(
+        "--max-memory",
+        type=size,
+        metavar="SIZE",
+        help="memory that the process may take, e.g. 8G: keys that do not fit stay on disk",
+    )
+
+
 @contextlib.contextmanager
 def reporting(
     options: argparse.Namespace, label: str

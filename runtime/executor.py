@@ -8,6 +8,9 @@ while they are in the processor's cache. A value is freed after its
 last use. A thread that finds nothing ready does what the backend has to do ahead, one task at a
 time; when there is nothing either, the operations of the others may use its core. The first error
 stops the run.
+
+Stages of keys are stricter: none of the next one runs before the last of the present one has ended,
+for all images, and the backend has said that it is ready (`runtime.key_stages`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import heapq
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +27,7 @@ from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.plan import Plan
 from runtime.backends.base import AheadTask, Backend, OperationNode, operation_nodes
-from runtime.trace import ENCODE, Execution, TraceEntry
+from runtime.trace import ENCODE, KEYS, Execution, TraceEntry
 
 # How long an idle thread waits before it asks for work ahead again: a backend does not say when it
 # has some, e.g. because a map has been expanded.
@@ -43,6 +47,7 @@ class Executor:
         table: costs that progress is judged by.
         wide: every operation may use several cores, whatever the other threads do.
         stages: the stage of every operation, in ascending order; default: each its own.
+        key_stages: the stage of keys of every operation, from 0 up; default: there are none.
     """
 
     def __init__(
@@ -53,12 +58,16 @@ class Executor:
         table: CostTable = BUILT_IN,
         wide: bool = False,
         stages: Sequence[int] | None = None,
+        key_stages: Sequence[int] | None = None,
     ) -> None:
         self.backend = backend
         self.wide = wide
         self.threads = max(1, threads)
         self.nodes = operation_nodes(plan)
-        self.stages = range(len(self.nodes)) if stages is None else stages
+        own = range(len(self.nodes)) if stages is None else stages
+        self.key_stages = [0] * len(own) if key_stages is None else key_stages
+        self.has_key_stages = key_stages is not None
+        self.stages = list(zip(self.key_stages, own, strict=True))
         self._one_run = threading.Lock()  # a backend is in one run at a time
         self.users: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
@@ -148,6 +157,11 @@ class _State:
         self.values: list[dict[int, Any]] = [{} for _ in images]
         self.outputs: list[dict[Part, Any]] = [{} for _ in images]
         self.left = len(nodes) * count
+        self.stage_left = Counter(executor.key_stages)  # operations of each stage of keys
+        for stage in self.stage_left:
+            self.stage_left[stage] *= count
+        self.stage = -1 if executor.has_key_stages else 0  # that of the keys at hand
+        self.entering = False  # a thread sees to the next one
         self.done_weight, self.total_weight = 0.0, count * sum(executor.weights) or 1.0
         self.idle = 0  # threads that wait for something to do
         self.spread = 0  # refreshes under way that use several cores
@@ -162,6 +176,8 @@ class _State:
             while (task := self._next_task()) is not None:
                 if isinstance(task, AheadTask):
                     self._run_ahead(task, thread)
+                elif isinstance(task, OperationNode):
+                    self._enter_stage(task, thread)
                 else:
                     self._run_step(task, thread)
         except BaseException as error:
@@ -174,16 +190,22 @@ class _State:
                 self.error = error
             self.condition.notify_all()
 
-    def _next_task(self) -> _Step | AheadTask | None:
-        """Waits for something to do; None when the run is over."""
+    def _next_task(self) -> _Step | AheadTask | OperationNode | None:
+        """Waits for something to do; None when the run is over.
+
+        An operation by itself is the first of a stage of keys, which is to be entered.
+        """
         with self.condition:
             while self.left and self.error is None:
-                if self.ready:
+                if self._is_next_stage():
+                    self.entering = True
+                    return self.executor.nodes[self.ready[0][-1]]
+                if self._is_ready():
                     _, image, number = heapq.heappop(self.ready)
                     node = self.executor.nodes[number]
                     # A refresh is so long that others will wait for it before it ends.
                     alone = self.idle > 0 or node.op == "refresh"
-                    wide = self.executor.wide or (alone and not self.ready)
+                    wide = self.executor.wide or (alone and not self._is_ready())
                     self.spread += wide and node.op == "refresh"
                     operands = [self.values[image][i] for i in node.inputs]
                     return _Step(node, image, operands, wide)
@@ -195,6 +217,30 @@ class _State:
                 self.condition.wait(IDLE_SECONDS)
                 self.idle -= 1
             return None
+
+    def _is_ready(self) -> bool:
+        return bool(self.ready) and self.executor.key_stages[self.ready[0][-1]] <= self.stage
+
+    def _is_next_stage(self) -> bool:
+        """Whether the present stage of keys is done, and nobody enters the next one."""
+        return (
+            not self.entering
+            and bool(self.ready)
+            and not self._is_ready()
+            and not self.stage_left[self.stage]
+        )
+
+    def _enter_stage(self, first: OperationNode, thread: int) -> None:
+        start = self._now()
+        stage = self.executor.key_stages[first.number]
+        self.executor.backend.enter_stage(stage)
+        end = self._now()
+        with self.condition:
+            self.stage, self.entering = stage, False
+            self.execution.trace.append(
+                TraceEntry(KEYS, first.layer, first.type.level, start, end, thread, None)
+            )
+            self.condition.notify_all()
 
     def _run_ahead(self, task: AheadTask, thread: int) -> None:
         start = self._now()
@@ -251,5 +297,6 @@ class _State:
             if not missing[user]:
                 heapq.heappush(self.ready, (self.executor.stages[user], image, user))
         self.left -= 1
+        self.stage_left[self.executor.key_stages[node.number]] -= 1
         self.done_weight += self.executor.weights[node.number]
         self.condition.notify_all()

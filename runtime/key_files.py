@@ -10,6 +10,7 @@ plans and makes what any of them needs.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,9 +20,11 @@ from typing import Any
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
-from runtime.bundle import Bundle, open_bundle, write_bundle
+from runtime.bundle import Bundle, BundleWriter, open_bundle, write_bundle
+from runtime.key_maps import changing_keys
+from runtime.key_stages import REFRESH, RELINEARISATION, KeyNeeds, list_keys
+from runtime.key_store import KeyStore, StagedContext
 from runtime.keys import (
-    REFRESH,
     PublicContext,
     SecretContext,
     ServerContext,
@@ -41,7 +44,6 @@ from runtime.serialization import (
 )
 
 SECRET, PUBLIC, EVALUATION = "secret.key", "public.key", "evaluation.keys"
-RELINEARISATION = "relinearisation"
 ONLY_OWNER = 0o600
 Progress = Callable[[float], None]
 
@@ -111,14 +113,61 @@ def load_evaluation_keys(plan: Plan, path: Path, progress: Progress | None = Non
         return server
 
 
+def open_staged_keys(plan: Plan, path: Path, held_bytes: int) -> StagedContext:
+    """The same keys, of which only some are in memory at a time (`runtime.key_stages`).
+
+    Args:
+        plan: the plan, and the only one that can be run with them.
+        path: the file; it is open until `release`.
+        held_bytes: of keys in memory at most.
+    """
+    with contextlib.ExitStack() as stack:
+        bundle = stack.enter_context(open_bundle(path, "evaluation-keys", plan.program.parameters))
+        stages = KeyNeeds.of(plan).divide(held_bytes)
+        context, tag = make_context(plan.parameters), bundle.manifest.key
+        store = KeyStore(bundle, stages, context, tag)
+        staged = StagedContext(context, tag, plan.parameters, store)
+        stack.callback(staged.release)
+        if plan.program.keys.relinearisation and RELINEARISATION in bundle.manifest.entries:
+            place = f"{path}: {RELINEARISATION}"
+            insert_relinearisation_key(bundle.read(RELINEARISATION), place, context, tag)
+        stack.pop_all()
+        return staged
+
+
+def generate_staged_keys(
+    plan: Plan, held_bytes: int, threads: int = 1
+) -> tuple[SecretContext, StagedContext]:
+    """A fresh key pair and a plan's evaluation keys, in a temporary file of nobody else.
+
+    The file has no name any more when this returns, so that it is gone when its keys are released,
+    or the process ends, however that is.
+
+    Args:
+        plan, held_bytes: see `open_staged_keys`.
+        threads: keys made at the same time.
+    """
+    keys, parameters = plan.program.keys, plan.program.parameters
+    place = Path(tempfile.gettempdir())
+    _check_space(place, place, plan, keys, "TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="fhecompile-", dir=place) as folder:
+        path = Path(folder) / EVALUATION
+        secret = generate_key_pair(plan.parameters)
+        tag: str = secret.secret_key.GetKeyTag()
+        try:
+            with write_bundle(path, "evaluation-keys", parameters, tag, option="TMPDIR") as writer:
+                _write_evaluation_keys(writer, secret, keys, threads)
+            return secret, open_staged_keys(plan, path, held_bytes)
+        except BaseException:
+            ServerContext(secret.context, tag, plan.parameters).release()
+            raise
+
+
 def _insert_keys(
     keys: KeysInfo, bundle: Bundle, server: ServerContext, progress: Progress | None
 ) -> None:
-    wanted = [*automorphism_indices(server.parameters, keys)]
-    wanted += [RELINEARISATION] if keys.relinearisation else []
-    wanted += [REFRESH] if keys.refreshes else []
     # What is missing the server names, which checks the keys of every plan it is given.
-    there = [name for name in wanted if name in bundle.manifest.entries]
+    there = [name for name in list_keys(keys) if name in bundle.manifest.entries]
     for number, name in enumerate(there, 1):
         insert = insert_relinearisation_key if name == RELINEARISATION else insert_automorphism_key
         insert(bundle.read(name), f"{bundle.path}: {name}", server.context, server.key_tag)
@@ -156,24 +205,36 @@ def _write_keys(
     ) as writer:
         writer.add("public", public)
         writer.add("secret", to_bytes(secret.secret_key))
-    count = len(automorphism_indices(plan.parameters, keys))
     with write_bundle(
         folder / EVALUATION, "evaluation-keys", parameters, tag, option="--out"
     ) as writer:
-        if keys.refreshes:
-            writer.add(REFRESH, to_bytes(generate_refresh_keys(secret)))
-            ServerContext(secret.context, tag, secret.parameters).release()
-        if keys.relinearisation:
-            writer.add(RELINEARISATION, _make_relinearisation(secret, tag))
-        for number, (name, made) in enumerate(generate_automorphism_keys(secret, keys, threads), 1):
-            writer.add(name, to_bytes(made))
-            if progress is not None:
-                progress(number / count)
+        _write_evaluation_keys(writer, secret, keys, threads, progress)
     return tag
 
 
+def _write_evaluation_keys(
+    writer: BundleWriter,
+    secret: SecretContext,
+    keys: KeysInfo,
+    threads: int,
+    progress: Progress | None = None,
+) -> None:
+    """Makes them one after another, so that about `threads` keys are in memory at a time."""
+    tag: str = secret.secret_key.GetKeyTag()
+    count = len(automorphism_indices(secret.parameters, keys))
+    if keys.refreshes:
+        writer.add(REFRESH, to_bytes(generate_refresh_keys(secret)))
+        ServerContext(secret.context, tag, secret.parameters).release()
+    if keys.relinearisation:
+        writer.add(RELINEARISATION, _make_relinearisation(secret, tag))
+    for number, (name, made) in enumerate(generate_automorphism_keys(secret, keys, threads), 1):
+        writer.add(name, to_bytes(made))
+        if progress is not None:
+            progress(number / count)
+
+
 def _make_relinearisation(secret: SecretContext, tag: str) -> bytes:
-    with wrapped("generating keys"):
+    with wrapped("generating keys"), changing_keys():
         secret.context.EvalMultKeyGen(secret.secret_key)
         data = relinearisation_to_bytes(tag)
     ServerContext(secret.context, tag, secret.parameters).release()
@@ -190,13 +251,17 @@ def _check_folder(folder: Path, plan: Plan, keys: KeysInfo) -> None:
         )
     if not folder.parent.is_dir():
         raise _no_folder(folder, f"there is no folder {folder.parent}")
-    needed, free = keys.count * plan.parameters.key_bytes, shutil.disk_usage(folder.parent).free
+    _check_space(folder.parent, folder, plan, keys, "--out")
+
+
+def _check_space(there: Path, folder: Path, plan: Plan, keys: KeysInfo, option: str) -> None:
+    needed, free = keys.count * plan.parameters.key_bytes, shutil.disk_usage(there).free
     if needed > free:
         raise FheCompileError(
             "disk-full",
             f"the evaluation keys take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
             node=str(folder),
-            hint="choose another place with --out, or compile with fewer keys (--max-keys)",
+            hint=f"choose another place with {option}, or compile with fewer keys (--max-keys)",
             exit_code=EXIT_ENVIRONMENT,
         )
 

@@ -7,10 +7,9 @@ secret key.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -24,11 +23,18 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.plan.schema import KeysInfo
 from runtime.backends.encoder import Vector, encode_vector
 from runtime.backends.openmp import allow_inner_threads
+from runtime.key_maps import (
+    changing_keys,
+    clear_automorphism_keys,
+    clear_relinearisation_key,
+    held_indices,
+    using_keys,
+)
+from runtime.key_stages import CONJUGATION, REFRESH, RELINEARISATION, list_keys, rotation_name
 from runtime.library import load_openfhe, make_context, unreadable, wrapped
 
 Ciphertext = Any
 SWITCH_SLOTS = 2  # fewest slots, of which a refresh needs the fewest rotations
-REFRESH = "refresh"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,39 +83,32 @@ class ServerContext:
     key_tag: str
     parameters: Parameters
 
+    @property
+    def key_stages(self) -> Sequence[int] | None:
+        """The stage of keys of every operation of the one plan that it is for; None: all are held,
+        for any plan."""
+        return None
+
+    def enter_stage(self, stage: int) -> None:
+        """Sees to it that OpenFHE finds the keys of a stage; no operation may run meanwhile."""
+
     def missing_keys(self, keys: KeysInfo) -> list[str]:
         """Names of the listed evaluation keys that this context does not have."""
-        held = held_indices(self.context, self.key_tag)
-        wanted = automorphism_indices(self.parameters, keys)
-        missing = [name for name, index in wanted.items() if index not in held]
+        with using_keys():
+            held = held_indices(self.context, self.key_tag)
+            relinearises = self.key_tag in self.context.GetAllEvalMultKeys()
+        indices = automorphism_indices(self.parameters, keys)
         order = 2 * self.parameters.ring_dimension
-        if keys.refreshes and not held.issuperset({order - 2, order - 4}):
-            missing.append(REFRESH)
-        if keys.relinearisation and self.key_tag not in self.context.GetAllEvalMultKeys():
-            missing.append("relinearisation")
-        return missing
+        there = {name for name, index in indices.items() if index in held}
+        there |= {REFRESH} if held.issuperset({order - 2, order - 4}) else set()
+        there |= {RELINEARISATION} if relinearises else set()
+        return [name for name in list_keys(keys) if name not in there]
 
     def release(self) -> None:
         """Drops the evaluation keys of this tag from the process; others stay."""
-        o = load_openfhe()
-        automorphism = dict(self.context.GetAllEvalAutomorphismKeys())
-        multiplication = dict(self.context.GetAllEvalMultKeys())
-        self.context.ClearEvalAutomorphismKeys()
-        o.ClearEvalMultKeys()
-        for tag, keys in automorphism.items():
-            if tag != self.key_tag:
-                self.context.InsertEvalAutomorphismKey(keys, tag)
-        for tag, vector in multiplication.items():
-            if tag != self.key_tag:
-                self.context.InsertEvalMultKey(vector, tag)
-
-
-def held_indices(context: Any, key_tag: str) -> set[int]:
-    """Galois elements of the automorphism keys that OpenFHE holds under a tag."""
-    held: set[int] = set()
-    with contextlib.suppress(RuntimeError):  # there is none at all
-        held.update(context.GetExistingEvalAutomorphismKeyIndices(key_tag))
-    return held
+        with changing_keys():
+            clear_automorphism_keys(self.context, self.key_tag)
+            clear_relinearisation_key(self.context, self.key_tag)
 
 
 def generate_keys(
@@ -124,10 +123,11 @@ def generate_keys(
     if keys.refreshes:
         generate_refresh_keys(secret)
     if keys.relinearisation:
-        with wrapped("generating keys"):
+        with wrapped("generating keys"), changing_keys():
             secret.context.EvalMultKeyGen(secret.secret_key)
     for _, made in generate_automorphism_keys(secret, keys, threads):
-        secret.context.InsertEvalAutomorphismKey(made, server.key_tag)
+        with changing_keys():
+            secret.context.InsertEvalAutomorphismKey(made, server.key_tag)
     return secret, server
 
 
@@ -159,12 +159,14 @@ def generate_refresh_keys(secret: SecretContext) -> Any:
     ):
         file = str(Path(folder) / "keys")
         context.EvalBootstrapSetup([1, 1], [0, 0], SWITCH_SLOTS, 0, False)
-        context.EvalBootstrapKeyGen(secret.secret_key, SWITCH_SLOTS)
-        written = o.SerializeEvalBootstrapKey(file, o.BINARY, context, tag, SWITCH_SLOTS)
-        ServerContext(context, tag, secret.parameters).release()
         indices = [order - 2, order - 4]
-        if not written or not o.DeserializeEvalBootstrapKey(file, o.BINARY, tag, indices):
-            raise RuntimeError(f"its keys cannot be written to {folder}")
+        with changing_keys():
+            context.EvalBootstrapKeyGen(secret.secret_key, SWITCH_SLOTS)
+            written = o.SerializeEvalBootstrapKey(file, o.BINARY, context, tag, SWITCH_SLOTS)
+            clear_automorphism_keys(context, tag)
+            clear_relinearisation_key(context, tag)
+            if not written or not o.DeserializeEvalBootstrapKey(file, o.BINARY, tag, indices):
+                raise RuntimeError(f"its keys cannot be written to {folder}")
         return context.GetEvalAutomorphismKeyMap(tag)
 
 
@@ -194,7 +196,7 @@ def generate_automorphism_keys(
 def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, int]:
     """Galois element of every listed key: 5^r mod 2N rotates by r, 2N - 1 conjugates."""
     order = 2 * parameters.ring_dimension
-    indices = {f"rotation by {r}": pow(5, r, order) for r in keys.rotations}
+    indices = {rotation_name(r): pow(5, r, order) for r in keys.rotations}
     if keys.conjugation or keys.refreshes:
-        indices["conjugation"] = order - 1
+        indices[CONJUGATION] = order - 1
     return indices

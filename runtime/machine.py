@@ -7,6 +7,16 @@ constants encoded ahead; the rest to more images, each of which takes no more th
     free      = available - P - cache            (available - (P - K) - cache once keys are made)
     ahead     = min(AHEAD_BYTES, free / 2)
     in flight = 1 + (free - ahead) / (P - K)     at most MOST_IN_FLIGHT unless a user asks for more
+
+Where P is more than there is, or than a user allows, M, keys stay on disk and at most B bytes of
+them are in memory, beside `READ_KEYS` = 2 keys' worth while one is read (`runtime.key_stages`):
+
+    rest      = M - (P - K) - cache - READ_KEYS u                u bytes of a key
+    in flight = 1, or as many as asked for, which leave of rest the least that keys can be
+    ahead     = min(AHEAD_BYTES, (rest - least) / SHARE_AHEAD)   rest without those further images
+    B         = rest - ahead
+
+since each key less is read again for every image, and constants are encoded once anyway.
 """
 
 from __future__ import annotations
@@ -18,9 +28,11 @@ from pathlib import Path
 
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
+from runtime.key_stages import READ_KEYS, KeyNeeds
 from runtime.plaintexts import list_plaintexts
 
 AHEAD_BYTES = 1 << 30
+SHARE_AHEAD = 4
 MOST_IN_FLIGHT = 16  # constants are then encoded once for 16 images: nothing is left to gain
 
 
@@ -71,11 +83,15 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True)
 class MemoryShares:
-    """Bytes for cached constants and for those encoded ahead, and images evaluated at once."""
+    """Bytes for cached constants and for those encoded ahead, and images evaluated at once.
+
+    `keys` are bytes of evaluation keys, the others being on disk; None: all are in memory.
+    """
 
     cache: int
     ahead: int
     in_flight: int
+    keys: int | None = None
 
 
 def share_memory(
@@ -118,6 +134,66 @@ def share_memory(
 
 def _key_bytes(plan: Plan) -> int:
     return plan.program.keys.count * plan.parameters.key_bytes
+
+
+def limit_memory(
+    plan: Plan,
+    cache_constants: int | None = None,
+    in_flight: int | None = None,
+    *,
+    max_memory: int | None = None,
+    available: int | None = None,
+) -> MemoryShares:
+    """How an encrypted run uses memory within a limit, with keys on disk where all are too much.
+
+    Args:
+        plan, cache_constants, in_flight, available: see `share_memory`.
+        max_memory: most bytes that the process may hold.
+
+    Raises:
+        FheCompileError: not even the keys of one operation fit; the text says what would do.
+    """
+    available = available_bytes() if available is None else available
+    limits = [limit for limit in (available, max_memory) if limit is not None]
+    if not limits or plan.program.prediction.peak_bytes <= min(limits):
+        return share_memory(plan, cache_constants, in_flight, available=min(limits, default=None))
+    limit, needs = min(limits), KeyNeeds.of(plan)
+    cache = min(cache_constants or 0, sum(info.bytes for info in list_plaintexts(plan)))
+    per_image = max(1, plan.program.prediction.peak_bytes - _key_bytes(plan))
+    rest = limit - cache - per_image - READ_KEYS * plan.parameters.key_bytes
+    if rest < needs.least:
+        peak = plan.program.prediction.peak_bytes + cache  # less where few keys can be spared
+        least = min(peak, limit - rest + needs.least)
+        raise _too_little(least, limit, cache, limit == max_memory)
+    images = min(max(1, in_flight or 1), 1 + (rest - needs.least) // per_image)
+    rest -= (images - 1) * per_image
+    ahead = min(AHEAD_BYTES, (rest - needs.least) // SHARE_AHEAD)
+    return MemoryShares(cache, ahead, images, min(rest - ahead, needs.all))
+
+
+def predict_peak(plan: Plan, memory: MemoryShares) -> int:
+    """Bytes that a run holds at most, if there is time to encode constants ahead."""
+    peak, all_keys = plan.program.prediction.peak_bytes, _key_bytes(plan)
+    keys = all_keys
+    if memory.keys is not None:
+        keys = memory.keys + READ_KEYS * plan.parameters.key_bytes
+    ahead = min(memory.ahead, sum(info.bytes for info in list_plaintexts(plan)) - memory.cache)
+    return memory.in_flight * (peak - all_keys) + keys + memory.cache + ahead
+
+
+def _too_little(least: int, limit: int, cache: int, asked: bool) -> FheCompileError:
+    least_mib = -(-least >> 20)
+    hint = "free some memory, use a bigger machine, or run with --mode simulate"
+    if asked:
+        hint = f"allow {least_mib}M, or compile with fewer keys (--max-keys)"
+    cached = f" with {cache >> 20} MiB of cached constants" if cache else ""
+    return FheCompileError(
+        "not-enough-memory",
+        f"an encrypted run{cached} needs at least {least_mib} MiB of memory, even with evaluation "
+        f"keys on disk; {limit >> 20} MiB are {'allowed' if asked else 'free'}",
+        hint=hint,
+        exit_code=EXIT_ENVIRONMENT,
+    )
 
 
 def check_memory(plan: Plan, available: int | None = None) -> None:

@@ -31,9 +31,9 @@ from runtime.ciphertext_files import (
 from runtime.client import PartKey, decrypt_outputs, encrypt_inputs
 from runtime.costs import evaluation_threads, find_costs
 from runtime.inputs import RangeReport, check_inputs, check_outputs
-from runtime.key_files import load_evaluation_keys, load_public, load_secret
+from runtime.key_files import load_evaluation_keys, load_public, load_secret, open_staged_keys
 from runtime.keys import ServerContext
-from runtime.machine import MemoryShares, check_memory, share_memory
+from runtime.machine import MemoryShares, check_memory, limit_memory, share_memory
 from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.server import Server
 from runtime.session import part_of
@@ -83,6 +83,7 @@ def evaluate_file(
     *,
     threads: int | None = None,
     in_flight: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> float:
     """Evaluates a plan on a file of encrypted inputs; returns the seconds it took.
@@ -94,12 +95,17 @@ def evaluate_file(
         output: the file to write.
         threads: threads to evaluate on; default: as measured, otherwise all cores.
         in_flight: batches evaluated at once at most; default: as many as memory allows.
+        max_memory: most bytes the process may hold, see `runtime.session.InferenceSession`.
         progress: called with the share of the evaluation that is done.
     """
     check_writable(output, "--output")
     with contextlib.ExitStack() as stack:
-        memory = evaluation_memory(plan, in_flight)
-        context = load_evaluation_keys(plan, evaluation_keys)
+        memory = limit_memory(plan, None, in_flight, max_memory=max_memory)
+        context: ServerContext
+        if memory.keys is None:
+            context = load_evaluation_keys(plan, evaluation_keys)
+        else:
+            context = open_staged_keys(plan, evaluation_keys, memory.keys)
         stack.callback(context.release)
         bundle = stack.enter_context(open_ciphertexts(inputs, "inputs", plan, context.key_tag))
         outputs, seconds = evaluate_bundle(plan, context, bundle, memory, threads, progress)
@@ -108,10 +114,13 @@ def evaluate_file(
     return seconds
 
 
-def evaluation_memory(plan: Plan, in_flight: int | None = None) -> MemoryShares:
-    """How an evaluation uses memory, before its keys are read; raises when there is too little."""
+def evaluation_memory(plan: Plan) -> MemoryShares:
+    """How an evaluation uses memory that has all keys in it, before these are read.
+
+    Raises when there is too little.
+    """
     check_memory(plan)
-    return share_memory(plan, None, in_flight)
+    return share_memory(plan)
 
 
 def evaluate_bundle(

@@ -27,7 +27,7 @@ from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable
 from fhecompile.version import __version__
-from runtime.command import complain, count, end_command, size
+from runtime.command import add_memory_option, complain, count, end_command, size
 from runtime.inputs import CalibrationWarning, check_inputs, read_inputs
 from runtime.machine import peak_bytes
 from runtime.progress import ProgressBar
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="memory for encoded constants that later samples use again, e.g. 8G; default: none",
     )
+    add_memory_option(parser)
     add("--reference", type=Path, metavar="MODEL", help="compare with this model in ONNX Runtime")
     add("--ignore-range", action="store_true", help="accept inputs outside the calibrated range")
     add("--insecure-toy", action="store_true", help="accept a plan that is not secure")
@@ -174,6 +175,7 @@ def _evaluate(
             progress=bar.update,
             in_flight=options.in_flight,
             cache_constants=options.cache_constants,
+            max_memory=options.max_memory,
         ) as session:
             bar.start("evaluating")
             values = session.run(None, feeds)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fhecompile.errors import FheCompileError
+from runtime.key_maps import changing_keys
 from runtime.library import load_openfhe
 
 
@@ -60,23 +61,30 @@ def read_secret_key(data: bytes, name: str, context: Any, key_tag: str) -> Any:
     return _read(load_openfhe().DeserializePrivateKeyString, data, name, context, key_tag)
 
 
-def insert_automorphism_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
-    """Puts an automorphism key where OpenFHE looks for those of a tag."""
+def read_automorphism_keys(data: bytes, name: str) -> Any:
+    """A map of automorphism keys; `name` is what to call it in an error."""
     o = load_openfhe()
     with _reading(name):
         keys = o.DeserializeEvalKeyMapString(data, o.BINARY)
         if keys is None:  # see `_read`
             raise ValueError("no keys")
+    return keys
+
+
+def insert_automorphism_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
+    """Puts an automorphism key where OpenFHE looks for those of a tag."""
+    keys = read_automorphism_keys(data, name)
+    with _reading(name), changing_keys():
         context.InsertEvalAutomorphismKey(keys, key_tag)
 
 
 def insert_relinearisation_key(data: bytes, name: str, context: Any, key_tag: str) -> None:
     """Puts a relinearisation key where OpenFHE looks for that of its tag, which is to be this."""
     o = load_openfhe()
-    before = set(context.GetAllEvalMultKeys())
-    with _reading(name):
+    with _reading(name), changing_keys():
+        before = set(context.GetAllEvalMultKeys())
         o.DeserializeEvalMultKeyString(data, o.BINARY)
-    after = set(context.GetAllEvalMultKeys())
+        after = set(context.GetAllEvalMultKeys())
     if key_tag not in after or not after - before <= {key_tag}:
         raise _foreign(name)
 

@@ -71,7 +71,9 @@ class Server:
             plan, self.constants, context, self.memory.ahead, self.memory.cache
         )
         stages = divide_stages(plan, self.memory.ahead)
-        self.executor = Executor(plan, self.backend, threads, table, wide, stages)
+        self.executor = Executor(
+            plan, self.backend, threads, table, wide, stages, context.key_stages
+        )
 
     def evaluate(
         self, inputs: Mapping[PartKey, Any], progress: Progress | None = None

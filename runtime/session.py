@@ -25,7 +25,7 @@ from runtime.constants import ConstantStore
 from runtime.costs import CostsWarning, evaluation_threads, find_costs
 from runtime.executor import Executor, Progress
 from runtime.inputs import CalibrationWarning, RangeReport, check_inputs, check_outputs
-from runtime.machine import check_memory, share_memory
+from runtime.machine import limit_memory, predict_peak
 from runtime.processor import usable_cores
 from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.trace import Execution
@@ -80,6 +80,8 @@ class InferenceSession:
         in_flight: encrypted images evaluated at once at most, sharing the encoded constants;
             default: as many as memory allows.
         cache_constants: bytes of encoded constants kept for later images; 0 or None: none.
+        max_memory: most bytes this process may hold in encrypted runs, with evaluation keys on disk
+            (in TMPDIR) where not all fit (`runtime.key_stages`); default: what is free.
 
     Raises:
         FheCompileError: the plan does not load, OpenFHE is missing, or memory does not suffice.
@@ -96,6 +98,7 @@ class InferenceSession:
         progress: Progress | None = None,
         in_flight: int | None = None,
         cache_constants: int | None = None,
+        max_memory: int | None = None,
     ) -> None:
         if mode not in MODES:
             raise FheCompileError(
@@ -116,7 +119,7 @@ class InferenceSession:
         self.outside = RangeReport()  # what left its calibrated range, in any call
         if mode == "encrypt":
             check_secure(self.plan, insecure_toy)
-            self._open_encrypted(in_flight, cache_constants)
+            self._open_encrypted(in_flight, cache_constants, max_memory)
         else:
             self._open_numpy()
 
@@ -201,16 +204,18 @@ class InferenceSession:
         self.timings.executions.append(execution)
         return assemble_outputs(self.plan, outputs)
 
-    def _open_encrypted(self, in_flight: int | None, cache_constants: int | None) -> None:
+    def _open_encrypted(
+        self, in_flight: int | None, cache_constants: int | None, max_memory: int | None
+    ) -> None:
         from runtime.client import Client
         from runtime.library import load_openfhe
         from runtime.server import Server
 
         load_openfhe()
-        check_memory(self.plan)
-        memory = share_memory(self.plan, cache_constants, in_flight)
+        memory = limit_memory(self.plan, cache_constants, in_flight, max_memory=max_memory)
+        self.predicted_peak_bytes = predict_peak(self.plan, memory)
         started = time.perf_counter()
-        self._client, context = Client.create(self.plan, self.threads)
+        self._client, context = Client.create(self.plan, self.threads, memory.keys)
         self._server = Server(self.plan, context, self.threads, memory, self._table, self._wide)
         self.timings.keygen = time.perf_counter() - started
 

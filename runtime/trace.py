@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ENCODE = "encode"  # encoding done ahead, traced like an operation though no plan lists it
+KEYS = "keys"  # waiting for the keys of the next stage, likewise
 
 # What each operation counts as in `Execution.shares`; those not named are "other".
 KINDS = {
@@ -30,7 +31,8 @@ KINDS = {
 class TraceEntry:
     """When and where one operation ran (seconds since the start of the run).
 
-    `op` is "encode" for a constant encoded ahead; it is for every image, so `image` is None.
+    `op` is "encode" for a constant encoded ahead and "keys" for a change of the keys at hand; they
+    are for every image, so `image` is None.
     """
 
     op: str

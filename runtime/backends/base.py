@@ -81,6 +81,9 @@ class Backend(ABC):
         self.constants.end()
         return InnerTimes()
 
+    def enter_stage(self, stage: int) -> None:  # noqa: B027  (only OpenFHE has keys)
+        """Prepares for the operations of a stage of keys; none of the run's is executed now."""
+
     def spread(self, wide: bool) -> None:  # noqa: B027  (numpy backends do not care)
         """Whether what this thread executes next may use other cores as well."""
 

@@ -19,6 +19,7 @@ from runtime.backends.base import AheadTask, Backend, OperationNode, operation_n
 from runtime.backends.encoder import ConstantEncoder, Vector, encode_vector
 from runtime.backends.openmp import allow_inner_threads
 from runtime.constants import ConstantStore
+from runtime.key_maps import using_keys
 from runtime.keys import Ciphertext, ServerContext
 from runtime.library import wrapped
 from runtime.plaintexts import PlaintextInfo, PlaintextStore, list_plaintexts
@@ -41,6 +42,7 @@ class OpenfheBackend(Backend):
         cache_bytes: int = 0,
     ) -> None:
         super().__init__(plan, constants)
+        self.server = server
         self.context = server.context
         self.parameters = plan.parameters
         self.nodes = operation_nodes(plan)
@@ -52,10 +54,6 @@ class OpenfheBackend(Backend):
         )
         self.nominal = 2.0**self.parameters.prime_bits
         self.cyclotomic = 2 * self.parameters.ring_dimension
-        self.automorphism_keys: Any = None
-        if plan.program.keys.conjugation:
-            with wrapped("looking up the evaluation keys"):
-                self.automorphism_keys = self.context.GetEvalAutomorphismKeyMap(server.key_tag)
         self._units: dict[tuple[Hashable, int], Any] = {}
         self._lock = threading.Lock()
 
@@ -65,6 +63,9 @@ class OpenfheBackend(Backend):
     def end(self) -> InnerTimes:
         super().end()
         return self.plaintexts.end()
+
+    def enter_stage(self, stage: int) -> None:
+        self.server.enter_stage(stage)
 
     def spread(self, wide: bool) -> None:
         allow_inner_threads(wide)
@@ -76,16 +77,15 @@ class OpenfheBackend(Backend):
         return AheadTask(self.nodes[info.operation], partial(self._encode_ahead, info))
 
     def execute(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        with wrapped(f"executing {node.op}", self._place(node)):
+        with wrapped(f"executing {node.op}", self._place(node)), using_keys():
             return super().execute(node, operands)
 
     def rotate(self, node: OperationNode, operands: Operands) -> Ciphertext:
         return self._labelled(self.context.EvalRotate(operands[0], node.attributes["offset"]))
 
     def conjugate(self, node: OperationNode, operands: Operands) -> Ciphertext:
-        return self._labelled(
-            self.context.EvalAutomorphism(operands[0], self.cyclotomic - 1, self.automorphism_keys)
-        )
+        keys = self.context.GetEvalAutomorphismKeyMap(self.server.key_tag)
+        return self._labelled(self.context.EvalAutomorphism(operands[0], self.cyclotomic - 1, keys))
 
     def hoist(self, node: OperationNode, operands: Operands) -> Any:
         return self.context.EvalFastRotationPrecompute(operands[0])

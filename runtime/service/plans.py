@@ -32,7 +32,7 @@ from runtime.gallery.programs import (
     place_program,
     places_of,
 )
-from runtime.key_files import RELINEARISATION
+from runtime.key_stages import RELINEARISATION
 from runtime.keys import automorphism_indices
 from runtime.service.folder import ServiceFolder
 

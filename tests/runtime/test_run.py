@@ -196,7 +196,7 @@ def test_not_enough_memory(
     )
     assert done.code == 3
     assert done.err.splitlines()[1:] == [
-        "error: an encrypted run needs about 0.2 GiB of memory, 0.1 GiB are free "
+        "error: an encrypted run needs at least 161 MiB of memory, even with evaluation keys on "
         "[not-enough-memory]",
         "  hint: free some memory, use a bigger machine, or run with --mode simulate",
     ]
