@@ -21,7 +21,7 @@ from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
 from runtime.bundle import Bundle, BundleWriter, open_bundle, write_bundle
-from runtime.key_maps import changing_keys
+from runtime.key_maps import changing_keys, clear_automorphism_keys
 from runtime.key_stages import REFRESH, RELINEARISATION, KeyNeeds, list_keys
 from runtime.key_store import KeyStore, StagedContext
 from runtime.keys import (
@@ -229,6 +229,9 @@ def _write_evaluation_keys(
         writer.add(RELINEARISATION, _make_relinearisation(secret, tag))
     for number, (name, made) in enumerate(generate_automorphism_keys(secret, keys, threads), 1):
         writer.add(name, to_bytes(made))
+        del made
+        with changing_keys():
+            clear_automorphism_keys(secret.context, tag)
         if progress is not None:
             progress(number / count)
 

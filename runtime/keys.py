@@ -125,9 +125,8 @@ def generate_keys(
     if keys.relinearisation:
         with wrapped("generating keys"), changing_keys():
             secret.context.EvalMultKeyGen(secret.secret_key)
-    for _, made in generate_automorphism_keys(secret, keys, threads):
-        with changing_keys():
-            secret.context.InsertEvalAutomorphismKey(made, server.key_tag)
+    for _ in generate_automorphism_keys(secret, keys, threads):
+        pass  # OpenFHE keeps what it makes
     return secret, server
 
 
@@ -175,12 +174,12 @@ def generate_automorphism_keys(
 ) -> Iterator[tuple[str, Any]]:
     """(name, evaluation key) of each rotation and the conjugation, made on `threads` threads.
 
-    About `threads` keys are in memory at a time, if the caller keeps none.
+    OpenFHE keeps each under the key's tag: who wants few in memory clears these in between.
     """
     left = iter(automorphism_indices(secret.parameters, keys).items())
 
     def make(index: int) -> Any:
-        with wrapped("generating keys"):
+        with wrapped("generating keys"), using_keys():
             return secret.context.EvalAutomorphismKeyGen(secret.secret_key, [index])
 
     with ThreadPoolExecutor(threads, initializer=allow_inner_threads, initargs=(False,)) as pool:
@@ -188,9 +187,9 @@ def generate_automorphism_keys(
         begun = deque((name, pool.submit(make, index)) for name, index in islice(left, threads))
         while begun:
             name, future = begun.popleft()
-            made = future.result()
+            future.result()
             begun += [(name, pool.submit(make, index)) for name, index in islice(left, 1)]
-            yield name, made
+            yield name, future.result()  # of which nothing here keeps a reference longer
 
 
 def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, int]:

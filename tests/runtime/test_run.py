@@ -197,7 +197,7 @@ def test_not_enough_memory(
     assert done.code == 3
     assert done.err.splitlines()[1:] == [
         "error: an encrypted run needs at least 161 MiB of memory, even with evaluation keys on "
-        "[not-enough-memory]",
+        "disk; 100 MiB are free [not-enough-memory]",
         "  hint: free some memory, use a bigger machine, or run with --mode simulate",
     ]
     assert not list(tmp_path.iterdir())
