@@ -21,7 +21,7 @@ from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.schema import KeysInfo
 from runtime.bundle import Bundle, BundleWriter, open_bundle, write_bundle
-from runtime.key_maps import changing_keys, clear_automorphism_keys
+from runtime.key_maps import changing_keys, clear_automorphism_keys, insert_automorphism_keys
 from runtime.key_stages import REFRESH, RELINEARISATION, KeyNeeds, list_keys
 from runtime.key_store import KeyStore, StagedContext
 from runtime.keys import (
@@ -45,6 +45,7 @@ from runtime.serialization import (
 
 SECRET, PUBLIC, EVALUATION = "secret.key", "public.key", "evaluation.keys"
 ONLY_OWNER = 0o600
+STAGED_THREADS = 2  # more would make more keys at a time than `runtime.machine.MADE_KEYS`
 Progress = Callable[[float], None]
 
 
@@ -145,7 +146,7 @@ def generate_staged_keys(
 
     Args:
         plan, held_bytes: see `open_staged_keys`.
-        threads: keys made at the same time.
+        threads: keys made at the same time, at most `STAGED_THREADS`.
     """
     keys, parameters = plan.program.keys, plan.program.parameters
     place = Path(tempfile.gettempdir())
@@ -156,7 +157,7 @@ def generate_staged_keys(
         tag: str = secret.secret_key.GetKeyTag()
         try:
             with write_bundle(path, "evaluation-keys", parameters, tag, option="TMPDIR") as writer:
-                _write_evaluation_keys(writer, secret, keys, threads)
+                _write_evaluation_keys(writer, secret, keys, min(threads, STAGED_THREADS))
             return secret, open_staged_keys(plan, path, held_bytes)
         except BaseException:
             ServerContext(secret.context, tag, plan.parameters).release()
@@ -232,8 +233,10 @@ def _write_evaluation_keys(
         del made
         with changing_keys():
             clear_automorphism_keys(secret.context, tag)
+            insert_automorphism_keys(secret.context, tag, ())
         if progress is not None:
             progress(number / count)
+    ServerContext(secret.context, tag, secret.parameters).release()
 
 
 def _make_relinearisation(secret: SecretContext, tag: str) -> bytes:

@@ -28,6 +28,7 @@ from runtime.key_maps import (
     clear_automorphism_keys,
     clear_relinearisation_key,
     held_indices,
+    insert_automorphism_keys,
     using_keys,
 )
 from runtime.key_stages import CONJUGATION, REFRESH, RELINEARISATION, list_keys, rotation_name
@@ -174,8 +175,11 @@ def generate_automorphism_keys(
 ) -> Iterator[tuple[str, Any]]:
     """(name, evaluation key) of each rotation and the conjugation, made on `threads` threads.
 
-    OpenFHE keeps each under the key's tag: who wants few in memory clears these in between.
+    OpenFHE keeps each under the key's tag: who wants few in memory clears these in between, and
+    inserts a map of nobody else again (`runtime.key_maps`).
     """
+    with changing_keys():
+        insert_automorphism_keys(secret.context, secret.secret_key.GetKeyTag(), ())
     left = iter(automorphism_indices(secret.parameters, keys).items())
 
     def make(index: int) -> Any:

@@ -16,7 +16,8 @@ them are in memory, beside `READ_KEYS` = 2 keys' worth while one is read (`runti
     ahead     = min(AHEAD_BYTES, (rest - least) / SHARE_AHEAD)   rest without those further images
     B         = rest - ahead
 
-since each key less is read again for every image, and constants are encoded once anyway.
+and making keys takes RUNTIME_BYTES + MADE_KEYS u before. Keys come first: one that is not in memory
+is read again for every image, where constants are encoded once in any case.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from runtime.plaintexts import list_plaintexts
 
 AHEAD_BYTES = 1 << 30
 SHARE_AHEAD = 4
+RUNTIME_BYTES = 64 << 20  # before there are keys
+MADE_KEYS = 9  # while keys are made into a file: on two threads, and as bytes, three copies of one
 MOST_IN_FLIGHT = 16  # constants are then encoded once for 16 images: nothing is left to gain
 
 
@@ -142,6 +145,7 @@ def limit_memory(
     in_flight: int | None = None,
     *,
     max_memory: int | None = None,
+    makes_keys: bool = False,
     available: int | None = None,
 ) -> MemoryShares:
     """How an encrypted run uses memory within a limit, with keys on disk where all are too much.
@@ -149,6 +153,7 @@ def limit_memory(
     Args:
         plan, cache_constants, in_flight, available: see `share_memory`.
         max_memory: most bytes that the process may hold.
+        makes_keys: whether it makes the keys as well.
 
     Raises:
         FheCompileError: not even the keys of one operation fit; the text says what would do.
@@ -160,11 +165,13 @@ def limit_memory(
     limit, needs = min(limits), KeyNeeds.of(plan)
     cache = min(cache_constants or 0, sum(info.bytes for info in list_plaintexts(plan)))
     per_image = max(1, plan.program.prediction.peak_bytes - _key_bytes(plan))
-    rest = limit - cache - per_image - READ_KEYS * plan.parameters.key_bytes
-    if rest < needs.least:
+    key_bytes = plan.parameters.key_bytes
+    rest = limit - cache - per_image - READ_KEYS * key_bytes
+    making = RUNTIME_BYTES + MADE_KEYS * key_bytes if makes_keys else 0
+    least = max(making, limit - rest + needs.least)
+    if limit < least:
         peak = plan.program.prediction.peak_bytes + cache  # less where few keys can be spared
-        least = min(peak, limit - rest + needs.least)
-        raise _too_little(least, limit, cache, limit == max_memory)
+        raise _too_little(min(peak, least), limit, cache, limit == max_memory)
     images = min(max(1, in_flight or 1), 1 + (rest - needs.least) // per_image)
     rest -= (images - 1) * per_image
     ahead = min(AHEAD_BYTES, (rest - needs.least) // SHARE_AHEAD)

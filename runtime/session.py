@@ -212,7 +212,9 @@ class InferenceSession:
         from runtime.server import Server
 
         load_openfhe()
-        memory = limit_memory(self.plan, cache_constants, in_flight, max_memory=max_memory)
+        memory = limit_memory(
+            self.plan, cache_constants, in_flight, max_memory=max_memory, makes_keys=True
+        )
         self.predicted_peak_bytes = predict_peak(self.plan, memory)
         started = time.perf_counter()
         self._client, context = Client.create(self.plan, self.threads, memory.keys)
