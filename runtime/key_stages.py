@@ -38,7 +38,7 @@ CONJUGATION = "conjugation"
 RELINEARISATION = "relinearisation"
 REFRESH = "refresh"  # both keys that refreshes need to switch to a sparse secret and back
 SWITCHING_KEYS = 2
-READ_KEYS = 2  # bytes of a key and what is made of them while it is read, and a copy of a piece
+READ_KEYS = 1  # the bytes of a key, from which it is made
 
 
 def rotation_name(offset: int) -> str:

@@ -9,7 +9,7 @@ constants encoded ahead; the rest to more images, each of which takes no more th
     in flight = 1 + (free - ahead) / (P - K)     at most MOST_IN_FLIGHT unless a user asks for more
 
 Where P is more than there is, or than a user allows, M, keys stay on disk and at most B bytes of
-them are in memory, beside `READ_KEYS` = 2 keys' worth while one is read (`runtime.key_stages`):
+them are in memory, beside the bytes of `READ_KEYS` that are read (`runtime.key_stages`):
 
     rest      = M - (P - K) - cache - READ_KEYS u                u bytes of a key
     in flight = 1, or as many as asked for, which leave of rest the least that keys can be

@@ -49,14 +49,15 @@ from runtime.service.uploads import receive
 log = logging.getLogger(__name__)
 
 
-def create_app(folder: Path, plans: Sequence[Plan]) -> FastAPI:
+def create_app(folder: Path, plans: Sequence[Plan], max_memory: int | None = None) -> FastAPI:
     """The application of a server; `app.state.service.close()` if it is never started.
 
     Args:
         folder: the server's files; made where there is none.
         plans: the plans to offer; whether they are secure is for the caller to check.
+        max_memory: most bytes that a job's process may hold, see `runtime.service.jobs.Worker`.
     """
-    service = Service(folder, plans)
+    service = Service(folder, plans, max_memory)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from runtime.client import check_secure
-from runtime.command import complain
+from runtime.command import add_memory_option, complain
 
 if TYPE_CHECKING:
     from runtime.service.store import Store
@@ -34,6 +34,7 @@ def add_commands(add: AddCommand) -> None:
     option("--plan", required=True, action="append", type=Path, metavar="PLAN", help="a plan file")
     option("--host", default="127.0.0.1", help="address to listen on; default: 127.0.0.1")
     option("--port", default=8080, type=int, help="default: 8080; 0: any that is free")
+    add_memory_option(server)
     option("--tls-certificate", type=Path, metavar="FILE", help="serve HTTPS with this certificate")
     option("--tls-key", type=Path, metavar="FILE", help="the certificate's key")
     for name, call, text in (
@@ -88,7 +89,7 @@ def _serve(options: argparse.Namespace) -> None:
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.host, options.port))
-        app = create_app(options.folder, plans)
+        app = create_app(options.folder, plans, options.max_memory)
         stack.callback(app.state.service.close)
         config = uvicorn.Config(
             app,

@@ -43,12 +43,19 @@ class Worker:
         store: the server's rows.
         folder: the server's files.
         plans: what is on offer, by digest; jobs of other plans wait.
+        max_memory: most bytes that a process may hold that evaluates and nothing else; None: what
+            is free.
     """
 
     def __init__(
-        self, store: Store, folder: ServiceFolder, plans: Mapping[str, OfferedPlan]
+        self,
+        store: Store,
+        folder: ServiceFolder,
+        plans: Mapping[str, OfferedPlan],
+        max_memory: int | None = None,
     ) -> None:
         self.store, self.folder, self.plans = store, folder, plans
+        self.max_memory = max_memory
         self._stopping, self._queued = threading.Event(), threading.Event()
         self._lock = threading.Lock()  # of the two below
         self._process: subprocess.Popen[str] | None = None
@@ -109,7 +116,7 @@ class Worker:
 
     def _run_task(self, job: Job, task: Task) -> None:
         try:
-            code, said = self._evaluate(job, task.command())
+            code, said = self._evaluate(job, task.command(self.max_memory))
             if self._stopping.is_set() and code:
                 self.store.requeue_job(job)
             elif code:

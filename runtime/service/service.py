@@ -35,9 +35,10 @@ class Service:
     Args:
         path: the folder; made where there is none.
         plans: the plans to offer.
+        max_memory: see `runtime.service.jobs.Worker`.
     """
 
-    def __init__(self, path: Path, plans: Sequence[Plan]) -> None:
+    def __init__(self, path: Path, plans: Sequence[Plan], max_memory: int | None = None) -> None:
         self.folder = ServiceFolder(path)
         self._locked = self.folder.lock()
         try:
@@ -45,7 +46,7 @@ class Service:
             self.plans = offer_plans(self.folder, plans)
             self.store = Store(self.folder)
             self.store.recover()
-            self.worker = Worker(self.store, self.folder, self.plans)
+            self.worker = Worker(self.store, self.folder, self.plans, max_memory)
             self._closed = False
         except BaseException:
             os.close(self._locked)

@@ -54,7 +54,7 @@ class Task:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def command(self) -> list[str]:
+    def command(self, max_memory: int | None = None) -> list[str]:
         """The command line; raises when there is nothing to compare with any more."""
         job = self.job
         command = [sys.executable, "-m", "runtime", job.kind, str(self.offered.path)]
@@ -66,6 +66,8 @@ class Task:
             self._entries = self._to_store() if job.kind == "enrol" else self._to_compare()
             write_list(self.work / "list", self._entries)
             command += ["--list", str(self.work / "list")]
+        elif max_memory is not None:
+            command += ["--max-memory", str(max_memory)]
         return command if job.kind == "enrol" else [*command, "--output", str(self._output)]
 
     def finish(self) -> None:

@@ -104,6 +104,86 @@ def test_a_cache_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.exit_code == EXIT_ENVIRONMENT
 
 
+# ---------------------------------------------------------------------------- keys on disk
+
+SIZE = PLAN.parameters.key_bytes
+LEAST = 2 * SIZE  # relinearisation, and a rotation
+BASE = 4 * GIB + SIZE  # one image, and a key while it is read
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "shares"),
+    [
+        (PEAK, {}, MemoryShares(0, 0, 1)),
+        (PEAK + 9 * GIB, {}, MemoryShares(0, GIB, 3)),
+        (BASE + LEAST, {}, MemoryShares(0, 0, 1, LEAST)),
+        (BASE + LEAST + 4 * SIZE, {}, MemoryShares(0, SIZE, 1, LEAST + 3 * SIZE)),
+        (BASE + LEAST + 4 * SIZE, {"in_flight": 3}, MemoryShares(0, SIZE, 1, LEAST + 3 * SIZE)),
+        (BASE + LEAST + 7, {"cache_constants": 7}, MemoryShares(7, 0, 1, LEAST)),
+    ],
+)
+def test_shares_with_keys_on_disk(limit: int, options: dict[str, Any], shares: Any) -> None:
+    plan = plan_needing(PEAK)
+    assert machine.limit_memory(plan, available=limit, **options) == shares
+    # The lower of two limits holds, whichever it is.
+    for available, allowed in ((1000 * GIB, limit), (limit, 1000 * GIB)):
+        found = machine.limit_memory(plan, available=available, max_memory=allowed, **options)
+        assert found == shares
+        constants = min(shares.ahead, CONSTANTS - shares.cache)
+        assert machine.predict_peak(plan, found) <= limit + constants - shares.ahead
+    if shares.keys is not None:
+        assert machine.predict_peak(plan, shares) == limit
+
+
+def test_images_share_keys_on_disk() -> None:
+    plan = plan_needing(KEY_BYTES + SIZE)  # a key's worth for each image
+    rest = 7 * SIZE
+    found = machine.limit_memory(plan, in_flight=3, available=2 * SIZE + rest)
+    assert found == MemoryShares(0, (rest - 2 * SIZE - LEAST) // 4, 3, found.keys)
+    assert found.keys == rest - 2 * SIZE - found.ahead
+    # As many as leave the least that keys can be.
+    found = machine.limit_memory(plan, in_flight=99, available=2 * SIZE + rest)
+    assert (found.in_flight, found.keys) == (6, LEAST)
+
+
+def test_too_little_for_keys_on_disk() -> None:
+    plan, least = plan_needing(PEAK), BASE + LEAST
+    hint = "free some memory, use a bigger machine, or run with --mode simulate"
+    mib = -(-least >> 20)
+    with pytest.raises(FheCompileError) as caught:
+        machine.limit_memory(plan, available=least - 1)
+    assert str(caught.value) == (
+        f"an encrypted run needs at least {mib} MiB of memory, even with evaluation keys on disk; "
+        f"{(least - 1) >> 20} MiB are free [not-enough-memory]\n  hint: {hint}"
+    )
+    assert caught.value.exit_code == EXIT_ENVIRONMENT
+    with pytest.raises(FheCompileError) as caught:
+        machine.limit_memory(plan, 1 << 20, max_memory=GIB, available=99 * GIB)
+    cached = min(1 << 20, CONSTANTS)
+    mib = -(-(least + cached) >> 20)
+    assert str(caught.value) == (
+        f"an encrypted run with {cached >> 20} MiB of cached constants needs at least {mib} MiB of "
+        "memory, even with evaluation keys on disk; 1024 MiB are allowed [not-enough-memory]\n"
+        f"  hint: allow {mib}M, or compile with fewer keys (--max-keys)"
+    )
+
+
+def test_the_least_is_never_more_than_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "READ_KEYS", 1000)
+    with pytest.raises(FheCompileError, match=f"needs at least {-(-PEAK >> 20)} MiB of memory"):
+        machine.limit_memory(plan_needing(PEAK), available=PEAK - 1)
+
+
+def test_making_keys_takes_memory_as_well() -> None:
+    plan = plan_needing(KEY_BYTES + SIZE)
+    needed = machine.RUNTIME_BYTES + machine.MADE_KEYS * SIZE
+    plan = plan_needing(needed + 1)
+    assert machine.limit_memory(plan, available=needed, makes_keys=True).keys is not None
+    with pytest.raises(FheCompileError, match="even with evaluation keys on disk"):
+        machine.limit_memory(plan, available=needed - 1, makes_keys=True)
+    assert machine.limit_memory(plan, available=needed - 1).keys is not None
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("0", 0), ("17", 17), ("2k", 2048), ("1.5M", 3 << 19), ("8G", 8 << 30), ("1TiB", 1 << 40)],

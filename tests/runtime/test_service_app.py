@@ -44,7 +44,8 @@ def test_failures_are_answered(
 
 
 def test_two_applications_on_one_folder(tmp_path: Path) -> None:
-    first = app_module.create_app(tmp_path / "server", [])
+    first = app_module.create_app(tmp_path / "server", [], 7 << 30)
+    assert first.state.service.worker.max_memory == 7 << 30
     with pytest.raises(app_module.FheCompileError, match="folder-in-use"):
         app_module.create_app(tmp_path / "server", [])
     first.state.service.close()

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ import psutil
 import pytest
 
 from fhecompile.errors import FheCompileError
+from runtime.__main__ import _parser
 from runtime.bundle import MANIFEST
 from runtime.key_files import make_keys
 from runtime.roles import encrypt_file
@@ -31,6 +33,7 @@ pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 client_module = pytest.importorskip("runtime.service.client")
 jobs_module = pytest.importorskip("runtime.service.jobs")
+tasks_module = pytest.importorskip("runtime.service.tasks")
 
 PLAN = convolution_plan()
 IMAGES = np.random.default_rng(6).uniform(-1, 1, (1, 1, 2, 8, 8))
@@ -222,6 +225,26 @@ def test_leftovers_are_removed_and_nothing_else(made: Made) -> None:
     made.server.start()
     assert snapshot(made.server.folder) == before
     assert_done(made, job)
+
+
+def test_a_job_gets_the_limit_of_the_server(tmp_path: Path) -> None:
+    """One that evaluates and does nothing else; the command line takes it."""
+    store = SimpleNamespace(templates=SimpleNamespace(free_places=lambda *_: [0]))
+    folder = SimpleNamespace(temporary=lambda: tmp_path / "work", file=lambda *_: tmp_path / "x")
+    offered: Any = SimpleNamespace(path=tmp_path / "plan", plan=PLAN)
+    keys: Any = SimpleNamespace(number=1, tag="tag")
+
+    def command(kind: str, limit: int | None) -> list[str]:
+        job: Any = SimpleNamespace(kind=kind, number=1, names=["a"], plan=PLAN.digest)
+        task = tasks_module.Task(store, folder, offered, job, keys)
+        with task:
+            words: list[str] = task.command(limit)
+            return words
+
+    limited = command("evaluate", 7 << 30)
+    assert _parser().parse_args(limited[3:]).max_memory == 7 << 30
+    assert _parser().parse_args(command("evaluate", None)[3:]).max_memory is None
+    assert "--max-memory" not in command("enrol", 7 << 30)
 
 
 def test_a_process_whose_parent_has_gone_does_nothing() -> None:
