@@ -26,12 +26,15 @@ from fhecompile.plan.files import check_writable
 from fhecompile.version import __version__
 from runtime.client import check_secure
 from runtime.command import (
+    add_long_run_options,
     add_memory_option,
     add_process_options,
+    begin_with,
     complain,
     count,
     end_command,
     reporting,
+    tracing,
 )
 from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.commands import add_roles
@@ -93,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_memory_option(evaluate)
     add_process_options(evaluate)
+    add_long_run_options(evaluate)
 
     decrypt = _role(roles, "decrypt", _decrypt, "decrypts outputs")
     _files(decrypt, "secret.key", "encrypted outputs")
@@ -134,9 +138,9 @@ def _threads(parser: argparse.ArgumentParser) -> None:
 def _keygen(options: argparse.Namespace) -> None:
     plans = [_load(options, path) for path in options.plan]
     threads = options.threads or evaluation_threads(find_costs()[0])
-    with reporting(options, "making keys") as (progress, say):
+    with reporting(options, "making keys") as (report, say):
         started = time.perf_counter()
-        make_keys(plans, options.out, threads, progress)
+        make_keys(plans, options.out, threads, report.update)
         seconds = time.perf_counter() - started
         sizes = describe_keys(options.out)
         say(f"keys made in {seconds:.1f} s")
@@ -158,7 +162,12 @@ def _encrypt(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     plan = _load(options, options.plan)
-    with reporting(options, "evaluating") as (progress, say):
+    if options.trace:
+        check_writable(options.trace, "--trace")
+    with (
+        tracing(options.trace, plan) as executions,
+        reporting(options, "evaluating") as (report, say),
+    ):
         seconds = evaluate_file(
             plan,
             options.key,
@@ -167,7 +176,10 @@ def _evaluate(options: argparse.Namespace) -> None:
             threads=options.threads,
             in_flight=options.in_flight,
             max_memory=options.max_memory,
-            progress=progress,
+            progress=report.update,
+            begin=begin_with(report, lambda text: None if options.quiet else print(text)),
+            checkpoint=options.checkpoint,
+            executions=executions,
         )
         say(f"evaluated in {seconds:.2f} s")
         say(f"written: {options.output} ({options.output.stat().st_size / 2**20:.1f} MiB)")

@@ -26,7 +26,14 @@ from fhecompile.plan.files import open_atomically
 from fhecompile.plan.schema import ParametersInfo, Struct
 
 Kind = Literal[
-    "secret-key", "public-key", "evaluation-keys", "inputs", "outputs", "template", "scores"
+    "secret-key",
+    "public-key",
+    "evaluation-keys",
+    "inputs",
+    "outputs",
+    "template",
+    "scores",
+    "checkpoint",
 ]
 FORMAT = "fhecompile-bundle"
 VERSION = 1
@@ -49,6 +56,7 @@ _TITLES: dict[str, str] = {
     "outputs": "encrypted outputs",
     "template": "a stored template",
     "scores": "encrypted scores",
+    "checkpoint": "a checkpoint",
 }
 
 

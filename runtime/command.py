@@ -11,15 +11,17 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from fhecompile.errors import EXIT_ENVIRONMENT, EXIT_INTERNAL, EXIT_OK, FheCompileError
+from fhecompile.plan import Plan
 from fhecompile.version import __version__
 from runtime.inputs import CalibrationWarning
 from runtime.machine import parse_size
 from runtime.progress import JsonProgress, ProgressBar
-
-Progress = Callable[[float], None]
+from runtime.timeline import write_timeline
+from runtime.trace import Execution
 
 EXIT_INTERRUPTED = 130
 
@@ -84,7 +86,7 @@ def add_memory_option(parser: argparse.ArgumentParser) -> None:
 @contextlib.contextmanager
 def reporting(
     options: argparse.Namespace, label: str
-) -> Iterator[tuple[Progress, Callable[[str], None]]]:
+) -> Iterator[tuple[ProgressBar | JsonProgress, Callable[[str], None]]]:
     """What reports a share that is done, and what says a line when all of it is.
 
     Args:
@@ -93,18 +95,63 @@ def reporting(
     """
     if getattr(options, "progress", "bar") == "json":
         options.quiet = True
-        yield JsonProgress(sys.stdout).update, lambda _: None
+        yield JsonProgress(sys.stdout), lambda _: None
         return
     bar = ProgressBar(sys.stderr)
     bar.shown = bar.shown and not options.quiet
     lines: list[str] = []
     try:
         bar.start(label)
-        yield bar.update, lines.append
+        yield bar, lines.append
     finally:
         bar.finish()
     if not options.quiet:
         print("\n".join(lines))
+
+
+def add_long_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a command that may evaluate for hours."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="keep checkpoints in this folder; the same command goes on from them after a kill",
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write the timeline of the evaluation, for chrome://tracing or Perfetto",
+    )
+
+
+def begin_with(
+    report: ProgressBar | JsonProgress, say: Callable[[str], None]
+) -> Callable[[float, float], None]:
+    """What an evaluation is to call before it begins (`runtime.session.Begin`)."""
+
+    def begin(share: float, predicted: float) -> None:
+        if share:
+            if isinstance(report, ProgressBar):
+                report.finish()  # or the line would be written into the bar
+            say(f"resuming at {int(100 * share)} %")
+        report.begin(share, predicted)
+
+    return begin
+
+
+@contextlib.contextmanager
+def tracing(path: Path | None, plan: Plan) -> Iterator[list[Execution]]:
+    """Takes executions and writes their timeline, also when they fail or are interrupted."""
+    executions: list[Execution] = []
+    try:
+        yield executions
+    finally:
+        if path is not None:
+            try:
+                write_timeline(path, plan, executions)
+            except FheCompileError as error:  # no reason to lose the results, or another error
+                complain(f"warning: {error.render()}")
 
 
 def count(text: str) -> int:

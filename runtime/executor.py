@@ -7,7 +7,7 @@ the next stage begins, so that images share constants that are dropped soon, and
 while they are in the processor's cache. A value is freed after its
 last use. A thread that finds nothing ready does what the backend has to do ahead, one task at a
 time; when there is nothing either, the operations of the others may use its core. The first error
-stops the run.
+stops the run. A run may go on from snapshots, and take some (`runtime.snapshots`).
 
 Stages of keys are stricter: none of the next one runs before the last of the present one has ended,
 for all images, and the backend has said that it is ready (`runtime.key_stages`).
@@ -27,7 +27,9 @@ from fhecompile.ckks.cost import operation_seconds
 from fhecompile.ckks.cost_table import BUILT_IN, CostTable
 from fhecompile.plan import Plan
 from runtime.backends.base import AheadTask, Backend, OperationNode, operation_nodes
-from runtime.trace import ENCODE, KEYS, Execution, TraceEntry
+from runtime.processor import usable_cores
+from runtime.snapshots import Recorder, Snapshot
+from runtime.trace import CHECKPOINT, ENCODE, KEYS, Execution, TraceEntry
 
 # How long an idle thread waits before it asks for work ahead again: a backend does not say when it
 # has some, e.g. because a map has been expanded.
@@ -73,10 +75,15 @@ class Executor:
         for node in self.nodes:
             for operand in dict.fromkeys(node.inputs):
                 self.users[operand].append(node.number)
-        self.weights = [
+        self.weights = [  # seconds, predicted
             operation_seconds(node.op, node.operand_types, node.attributes, plan.parameters, table)
             for node in self.nodes
         ]
+
+    @property
+    def predicted_seconds(self) -> float:
+        """Of one image, all threads at work."""
+        return sum(self.weights) / (usable_cores() if self.wide else self.threads)
 
     def run(
         self, inputs: Mapping[Part, Any], progress: Progress | None = None
@@ -86,16 +93,28 @@ class Executor:
         return outputs, execution
 
     def run_images(
-        self, images: Sequence[Mapping[Part, Any]], progress: Progress | None = None
+        self,
+        images: Sequence[Mapping[Part, Any]],
+        progress: Progress | None = None,
+        recorder: Recorder | None = None,
+        executions: list[Execution] | None = None,
     ) -> tuple[list[dict[Part, Any]], Execution]:
         """The outputs of each image, all evaluated at the same time.
 
-        `progress` is called with the share of the predicted work that is done.
+        Args:
+            images: inputs of each by (tensor, part).
+            progress: called with the share of the predicted work that is done.
+            recorder: what images go on from, and where their snapshots go.
+            executions: takes how the run went from its start on, whether or not it ends well.
         """
         with self._one_run:
-            state = _State(self, images, progress)
-            self.backend.begin(len(images))
+            state = _State(self, images, progress, recorder)
+            if executions is not None:
+                executions.append(state.execution)
+            self.backend.begin(len(images), state.restored)
             try:
+                if state.restored:
+                    state.report()
                 self._supervise(state)
                 state.execution.seconds = time.perf_counter() - state.started
             finally:
@@ -142,18 +161,13 @@ class _State:
         executor: Executor,
         images: Sequence[Mapping[Part, Any]],
         progress: Progress | None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.executor, self.images, self.progress = executor, images, progress
+        self.recorder = recorder
         nodes, count = executor.nodes, len(images)
         self.missing = [[len(dict.fromkeys(node.inputs)) for node in nodes] for _ in images]
         self.uses = [[len(users) for users in executor.users] for _ in images]
-        self.ready = [
-            (executor.stages[n.number], image, n.number)
-            for n in nodes
-            if not n.inputs
-            for image in range(count)
-        ]
-        heapq.heapify(self.ready)
         self.values: list[dict[int, Any]] = [{} for _ in images]
         self.outputs: list[dict[Part, Any]] = [{} for _ in images]
         self.left = len(nodes) * count
@@ -167,8 +181,33 @@ class _State:
         self.spread = 0  # refreshes under way that use several cores
         self.error: BaseException | None = None
         self.condition = threading.Condition()
-        self.execution = Execution(executor.threads, count)
         self.started = time.perf_counter()
+        self.execution = Execution(executor.threads, count, started=self.started)
+        self.restored: Counter[int] = Counter()  # operations that some images need not do
+        for image in range(count):
+            if recorder is not None and (snapshot := recorder.restore(image)) is not None:
+                self._restore(image, snapshot)
+        self.ready = [
+            (executor.stages[n.number], image, n.number)
+            for n in nodes
+            for image in range(count)
+            if not self.missing[image][n.number]
+        ]
+        heapq.heapify(self.ready)
+
+    def _restore(self, image: int, snapshot: Snapshot) -> None:
+        """As if an image's operations had been executed here."""
+        for number in snapshot.done:
+            self._count(number)
+            for operand in dict.fromkeys(self.executor.nodes[number].inputs):
+                self.uses[image][operand] -= 1
+            for user in self.executor.users[number]:
+                self.missing[image][user] -= 1
+        for number in snapshot.done:
+            self.missing[image][number] = -1  # never ready, whatever is done again for others
+        self.values[image].update(snapshot.values)
+        self.outputs[image].update(snapshot.outputs)
+        self.restored.update(snapshot.done)
 
     def work(self, thread: int) -> None:
         """What each thread does until the run is over or stopped."""
@@ -263,13 +302,34 @@ class _State:
         with self.condition:
             self.spread -= step.wide and node.op == "refresh"
             self._finish(node, step.image, value)
+            snapshot = self._snapshot(node, step.image)
             self.execution.trace.append(
                 TraceEntry(node.op, node.layer, node.type.level, start, end, thread, step.image)
             )
-            if self.progress is not None:  # under the lock, so that shares arrive in order
-                # Sums round, but the last share is 1.
-                share = self.done_weight / self.total_weight
-                self.progress(min(1.0, share) if self.left else 1.0)
+            self.report()  # under the lock, so that shares arrive in order
+        if snapshot is not None:
+            self._save(snapshot, node, step.image, thread)
+
+    def _snapshot(self, node: OperationNode, image: int) -> Snapshot | None:
+        if self.recorder is None:
+            return None
+        return self.recorder.take(node, image, self.values[image], self.outputs[image])
+
+    def _save(self, snapshot: Snapshot, node: OperationNode, image: int, thread: int) -> None:
+        assert self.recorder is not None
+        start = self._now()
+        self.recorder.save(image, snapshot)
+        end = self._now()
+        with self.condition:
+            self.execution.trace.append(
+                TraceEntry(CHECKPOINT, node.layer, node.type.level, start, end, thread, image)
+            )
+
+    def report(self) -> None:
+        """Says what share is done."""
+        if self.progress is not None:  # sums round, but the last share is 1
+            share = self.done_weight / self.total_weight
+            self.progress(min(1.0, share) if self.left else 1.0)
 
     def _now(self) -> float:
         return time.perf_counter() - self.started
@@ -296,7 +356,11 @@ class _State:
             missing[user] -= 1
             if not missing[user]:
                 heapq.heappush(self.ready, (self.executor.stages[user], image, user))
-        self.left -= 1
-        self.stage_left[self.executor.key_stages[node.number]] -= 1
-        self.done_weight += self.executor.weights[node.number]
+        self._count(node.number)
         self.condition.notify_all()
+
+    def _count(self, number: int) -> None:
+        """One operation of an image is done."""
+        self.left -= 1
+        self.stage_left[self.executor.key_stages[number]] -= 1
+        self.done_weight += self.executor.weights[number]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -119,12 +119,24 @@ class PlaintextStore:
         with self._lock:
             return sum(info.bytes for info in self._made if info in self._keep)
 
-    def begin(self, images: int) -> None:
-        """A run starts in which each operation uses its constants once per image."""
-        self._left = {info: images * (1 + len(info.others)) for info in self._order}
-        self._begun = set(self._made)
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        """A run starts in which each operation uses its constants once per image.
+
+        Less often where `done` says by its number how many images are past it already.
+        """
+        past = done or {}
+        self._left = {
+            info: sum(
+                images - past.get(operation, 0)
+                for operation, _ in ((info.operation, info.term), *info.others)
+            )
+            for info in self._order
+        }
+        # Nobody is to encode ahead what is never used.
+        unused = {info for info, uses in self._left.items() if not uses}
+        self._begun = {*self._made, *unused}
         self._cursor, self._times = 0, InnerTimes()
-        self._encoder.begin([info for info in self._order if info not in self._made])
+        self._encoder.begin([info for info in self._order if info not in self._begun])
 
     def end(self) -> InnerTimes:
         """The run is over, maybe by an error: drops all but the plaintexts to keep.

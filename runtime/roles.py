@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable
 from runtime.bundle import Bundle
+from runtime.checkpoint import CheckpointFolder, open_checkpoints
 from runtime.ciphertext_files import (
     count_batches,
     open_ciphertexts,
@@ -36,7 +37,9 @@ from runtime.keys import ServerContext
 from runtime.machine import MemoryShares, check_memory, limit_memory, share_memory
 from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.server import Server
-from runtime.session import part_of
+from runtime.session import Begin, part_of
+from runtime.snapshots import Recorder
+from runtime.trace import Execution
 
 Progress = Callable[[float], None]
 
@@ -85,6 +88,9 @@ def evaluate_file(
     in_flight: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
+    begin: Begin | None = None,
+    checkpoint: Path | None = None,
+    executions: list[Execution] | None = None,
 ) -> float:
     """Evaluates a plan on a file of encrypted inputs; returns the seconds it took.
 
@@ -97,6 +103,9 @@ def evaluate_file(
         in_flight: batches evaluated at once at most; default: as many as memory allows.
         max_memory: most bytes the process may hold, see `runtime.session.InferenceSession`.
         progress: called with the share of the evaluation that is done.
+        begin: called once before, with the share that is done already and the predicted seconds.
+        checkpoint: a folder to keep checkpoints in, and to go on from them (`runtime.checkpoint`).
+        executions: takes how the evaluation went, whether or not it ends well.
     """
     check_writable(output, "--output")
     with contextlib.ExitStack() as stack:
@@ -108,9 +117,16 @@ def evaluate_file(
             context = open_staged_keys(plan, evaluation_keys, memory.keys)
         stack.callback(context.release)
         bundle = stack.enter_context(open_ciphertexts(inputs, "inputs", plan, context.key_tag))
-        outputs, seconds = evaluate_bundle(plan, context, bundle, memory, threads, progress)
+        kept = None
+        if checkpoint is not None:
+            kept = stack.enter_context(open_checkpoints(checkpoint, plan, context, bundle))
+        outputs, seconds = evaluate_bundle(
+            plan, context, bundle, memory, threads, progress, begin, kept, executions
+        )
         samples = bundle.manifest.samples
         write_ciphertexts(output, "outputs", plan, context.key_tag, outputs, samples)
+        if kept is not None:
+            kept.clear()
     return seconds
 
 
@@ -130,6 +146,9 @@ def evaluate_bundle(
     memory: MemoryShares,
     threads: int | None = None,
     progress: Progress | None = None,
+    begin: Begin | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    executions: list[Execution] | None = None,
 ) -> tuple[list[dict[PartKey, Any]], float]:
     """Output ciphertexts of each batch of encrypted inputs, and the seconds it took.
 
@@ -138,25 +157,44 @@ def evaluate_bundle(
         context: the evaluation keys, which stay.
         inputs: what `open_ciphertexts` has opened.
         memory: from `evaluation_memory`.
-        threads, progress: see `evaluate_file`.
+        checkpoints: of these inputs.
+        threads, progress, begin, executions: see `evaluate_file`.
     """
     costs, _ = find_costs()
     wide = threads is None and costs is not None and costs.openmp_threads > 1
     server = Server(plan, context, threads or evaluation_threads(costs), memory, wide=wide)
-    outputs: list[dict[PartKey, Any]] = []
-    seconds, count = 0.0, count_batches(inputs, plan)
+    runs: list[Execution] = [] if executions is None else executions
     try:
-        for start in range(0, count, memory.in_flight):
-            numbers = range(start, min(start + memory.in_flight, count))
-            batches = [read_batch(inputs, n, "inputs", plan, context.context) for n in numbers]
-            done, execution = server.evaluate_images(
-                batches, part_of(progress, start, len(numbers), count)
-            )
-            outputs += done
-            seconds += execution.seconds
+        outputs = evaluate_batches(server, inputs, progress, begin, checkpoints, runs)
     finally:
         server.free_constants()
-    return outputs, seconds
+    return outputs, sum(execution.seconds for execution in runs)
+
+
+def evaluate_batches(
+    server: Server,
+    inputs: Bundle,
+    progress: Progress | None,
+    begin: Begin | None,
+    checkpoints: CheckpointFolder | None,
+    executions: list[Execution],
+) -> list[dict[PartKey, Any]]:
+    """Output ciphertexts of each batch; the arguments are those of `evaluate_bundle`."""
+    plan, executor = server.plan, server.executor
+    outputs: list[dict[PartKey, Any]] = []
+    count = count_batches(inputs, plan)
+    if begin is not None:
+        share = 0.0 if checkpoints is None else checkpoints.share(executor.weights, count)
+        begin(share, count * executor.predicted_seconds)
+    for start in range(0, count, server.memory.in_flight):
+        numbers = range(start, min(start + server.memory.in_flight, count))
+        batches = [read_batch(inputs, n, "inputs", plan, server.context.context) for n in numbers]
+        recorder = None
+        if checkpoints is not None:
+            recorder = Recorder(executor.nodes, executor.weights, checkpoints, start)
+        of_these = part_of(progress, start, len(numbers), count)
+        outputs += server.evaluate_images(batches, of_these, recorder, executions)[0]
+    return outputs
 
 
 def decrypt_file(

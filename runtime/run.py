@@ -10,13 +10,14 @@ codes are those of `runtime.command`. The standard library and numpy only: a ser
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
 import time
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,16 @@ from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from fhecompile.plan.files import check_writable
 from fhecompile.version import __version__
-from runtime.command import add_memory_option, complain, count, end_command, size
+from runtime.command import (
+    add_long_run_options,
+    add_memory_option,
+    begin_with,
+    complain,
+    count,
+    end_command,
+    size,
+    tracing,
+)
 from runtime.inputs import CalibrationWarning, check_inputs, read_inputs
 from runtime.machine import peak_bytes
 from runtime.progress import ProgressBar
@@ -92,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         help="memory for encoded constants that later samples use again, e.g. 8G; default: none",
     )
     add_memory_option(parser)
+    add_long_run_options(parser)
     add("--reference", type=Path, metavar="MODEL", help="compare with this model in ONNX Runtime")
     add("--ignore-range", action="store_true", help="accept inputs outside the calibrated range")
     add("--insecure-toy", action="store_true", help="accept a plan that is not secure")
@@ -110,6 +121,8 @@ def _run(options: argparse.Namespace) -> None:
     plan = Plan.load(options.plan)
     if options.output:
         check_writable(options.output, "--output")
+    if options.trace:
+        check_writable(options.trace, "--trace")
     feeds = _first(read_inputs(options.input, plan), plan, options.samples)
     with warnings.catch_warnings():  # the session warns; this fails before keys are made
         warnings.simplefilter("ignore", CalibrationWarning)
@@ -118,7 +131,7 @@ def _run(options: argparse.Namespace) -> None:
     expected = _reference(options.reference, plan, tensors) if options.reference else None
     if plan.parameters.insecure:
         complain("warning: this plan is INSECURE: its ring is a toy, for tests only")
-    outputs, session, total = _evaluate(options, plan, feeds)
+    outputs, session, total = _evaluate(options, plan, feeds, say)
     timings = session.timings
     result: dict[str, Any] = {
         "plan": str(options.plan),
@@ -158,30 +171,34 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _evaluate(
-    options: argparse.Namespace, plan: Plan, feeds: Arrays
+    options: argparse.Namespace, plan: Plan, feeds: Arrays, say: Callable[[str], None]
 ) -> tuple[dict[str, NDArray[np.float32]], InferenceSession, float]:
     """Outputs by name, the closed session, and the seconds from its opening to the outputs."""
     bar = ProgressBar(sys.stderr)
     bar.shown = bar.shown and not options.quiet
     started = time.perf_counter()
-    try:
+    with tracing(options.trace, plan) as executions, contextlib.ExitStack() as stack:
+        stack.callback(bar.finish)
         bar.start("making keys" if options.mode == "encrypt" else "preparing")
-        with InferenceSession(
-            plan,
-            options.mode,
-            threads=options.threads,
-            ignore_range=options.ignore_range,
-            insecure_toy=options.insecure_toy,
-            progress=bar.update,
-            in_flight=options.in_flight,
-            cache_constants=options.cache_constants,
-            max_memory=options.max_memory,
-        ) as session:
-            bar.start("evaluating")
-            values = session.run(None, feeds)
-            total = time.perf_counter() - started
-    finally:
-        bar.finish()
+        session = stack.enter_context(
+            InferenceSession(
+                plan,
+                options.mode,
+                threads=options.threads,
+                ignore_range=options.ignore_range,
+                insecure_toy=options.insecure_toy,
+                progress=bar.update,
+                in_flight=options.in_flight,
+                cache_constants=options.cache_constants,
+                max_memory=options.max_memory,
+                begin=begin_with(bar, say),
+                checkpoint=options.checkpoint,
+            )
+        )
+        stack.callback(lambda: executions.extend(session.timings.executions))
+        bar.start("evaluating")
+        values = session.run(None, feeds)
+        total = time.perf_counter() - started
     names = [info.name for info in plan.program.outputs]
     return dict(zip(names, values, strict=True)), session, total
 

@@ -16,6 +16,7 @@ from runtime.keys import ServerContext
 from runtime.library import free_refreshes, prepare_refreshes
 from runtime.machine import MemoryShares, share_memory
 from runtime.plaintexts import divide_stages
+from runtime.snapshots import Recorder
 from runtime.trace import Execution
 
 
@@ -83,11 +84,16 @@ class Server:
         return outputs, execution
 
     def evaluate_images(
-        self, images: Sequence[Mapping[PartKey, Any]], progress: Progress | None = None
+        self,
+        images: Sequence[Mapping[PartKey, Any]],
+        progress: Progress | None = None,
+        recorder: Recorder | None = None,
+        executions: list[Execution] | None = None,
     ) -> tuple[list[dict[PartKey, Any]], Execution]:
         """The same for several images at once, which share the encoded constants.
 
-        All their ciphertexts are in memory together: see `memory.in_flight`.
+        All their ciphertexts are in memory together: see `memory.in_flight`. The arguments are
+        those of `Executor.run_images`.
         """
         for ciphertext in (c for inputs in images for c in inputs.values()):
             if ciphertext.GetKeyTag() != self.context.key_tag:
@@ -96,7 +102,7 @@ class Server:
                     "a ciphertext was encrypted under another key than the evaluation keys",
                     hint="encrypt with the client these evaluation keys came from",
                 )
-        return self.executor.run_images(images, progress)
+        return self.executor.run_images(images, progress, recorder, executions)
 
     def free_constants(self) -> None:
         """Releases all constants; the evaluation keys stay for other plans."""

@@ -7,12 +7,13 @@ encrypt    OpenFHE: this process plays client and server
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,11 @@ from runtime.processor import usable_cores
 from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.trace import Execution
 
+if TYPE_CHECKING:
+    from runtime.session_folder import SessionFolder
+
 Sample = tuple[NDArray[np.float64], ...]  # a sample's inputs in the plan's order
+Begin = Callable[[float, float], None]  # the share that is done already, predicted seconds
 Mode = Literal["clear", "simulate", "encrypt"]
 MODES: tuple[Mode, ...] = ("clear", "simulate", "encrypt")
 
@@ -82,6 +87,11 @@ class InferenceSession:
         cache_constants: bytes of encoded constants kept for later images; 0 or None: none.
         max_memory: most bytes this process may hold in encrypted runs, with evaluation keys on disk
             (in TMPDIR) where not all fit (`runtime.key_stages`); default: what is free.
+        begin: called before each encrypted evaluation, with the share that checkpoints hold and
+            the predicted seconds of all of it.
+        checkpoint: a folder for the keys, and for the encrypted inputs and checkpoints of a call
+            that is under way; a session that is opened on it later goes on with that call, which
+            is to be made first (`runtime.session_folder`). "encrypt" only.
 
     Raises:
         FheCompileError: the plan does not load, OpenFHE is missing, or memory does not suffice.
@@ -99,10 +109,18 @@ class InferenceSession:
         in_flight: int | None = None,
         cache_constants: int | None = None,
         max_memory: int | None = None,
+        begin: Begin | None = None,
+        checkpoint: str | Path | None = None,
     ) -> None:
         if mode not in MODES:
             raise FheCompileError(
                 "unknown-mode", f"there is no mode {mode}", hint=f"modes are: {', '.join(MODES)}"
+            )
+        if checkpoint is not None and mode != "encrypt":
+            raise FheCompileError(
+                "checkpoint-mode",
+                f"checkpoints hold ciphertexts, and mode {mode} has none",
+                hint="leave --checkpoint out, or run with --mode encrypt",
             )
         self.plan = plan if isinstance(plan, Plan) else Plan.load(plan)
         self.mode = mode
@@ -114,12 +132,12 @@ class InferenceSession:
         chosen = evaluation_threads(costs) if mode == "encrypt" else usable_cores()
         self.threads = threads or chosen
         self.ignore_range = ignore_range
-        self.progress = progress
+        self.progress, self.begin = progress, begin
         self.timings = Timings()
         self.outside = RangeReport()  # what left its calibrated range, in any call
         if mode == "encrypt":
             check_secure(self.plan, insecure_toy)
-            self._open_encrypted(in_flight, cache_constants, max_memory)
+            self._open_encrypted(in_flight, cache_constants, max_memory, checkpoint)
         else:
             self._open_numpy()
 
@@ -164,6 +182,8 @@ class InferenceSession:
         """Frees keys and constants."""
         if self.mode == "encrypt":
             self._server.close()
+            if self._folder is not None:
+                self._folder.close()
         else:
             self._constants.close()
 
@@ -197,19 +217,25 @@ class InferenceSession:
                     vector = self._backend.encrypt(vector, scales[number, part])
                 slots[number, part] = vector
         self.timings.encrypt = time.perf_counter() - started
-        outputs, execution = self._executor.run(slots, self.progress)
+        (outputs,), execution = self._executor.run_images(
+            [slots], self.progress, executions=self.timings.executions
+        )
         if isinstance(self._backend, SimulateBackend) and (text := self._backend.ranges.text()):
             self.outside.warn(self._backend.ranges.first(), f"{text}; results may be wrong")
         self.timings.evaluate = execution.seconds
-        self.timings.executions.append(execution)
         return assemble_outputs(self.plan, outputs)
 
     def _open_encrypted(
-        self, in_flight: int | None, cache_constants: int | None, max_memory: int | None
+        self,
+        in_flight: int | None,
+        cache_constants: int | None,
+        max_memory: int | None,
+        checkpoint: str | Path | None,
     ) -> None:
         from runtime.client import Client
         from runtime.library import load_openfhe
         from runtime.server import Server
+        from runtime.session_folder import SessionFolder
 
         load_openfhe()
         memory = limit_memory(
@@ -217,14 +243,25 @@ class InferenceSession:
         )
         self.predicted_peak_bytes = predict_peak(self.plan, memory)
         started = time.perf_counter()
-        self._client, context = Client.create(self.plan, self.threads, memory.keys)
-        self._server = Server(self.plan, context, self.threads, memory, self._table, self._wide)
+        self._folder = SessionFolder(Path(checkpoint), self.plan) if checkpoint else None
+        with contextlib.ExitStack() as stack:
+            source = Client.create
+            if self._folder is not None:
+                stack.callback(self._folder.close)
+                source = self._folder.load_keys
+            self._client, context = source(self.plan, self.threads, memory.keys)
+            self._server = Server(self.plan, context, self.threads, memory, self._table, self._wide)
+            stack.pop_all()
         self.timings.keygen = time.perf_counter() - started
 
     def _run_encrypted(self, tensors: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         """See `_run_numpy`."""
+        if self._folder is not None:
+            return self._run_checkpointed(self._folder, tensors)
         samples = list(zip(*tensors, strict=True))
         together = self._server.memory.in_flight
+        if self.begin is not None:
+            self.begin(0.0, len(samples) * self._server.executor.predicted_seconds)
         outputs: list[list[NDArray[np.float64]]] = []
         for start in range(0, len(samples), together):
             chunk = samples[start : start + together]
@@ -240,15 +277,35 @@ class InferenceSession:
         t0 = time.perf_counter()
         ciphertexts = [self._client.encrypt(dict(enumerate(sample))) for sample in samples]
         t1 = time.perf_counter()
-        outputs, execution = self._server.evaluate_images(ciphertexts, progress)
+        outputs, _ = self._server.evaluate_images(
+            ciphertexts, progress, executions=self.timings.executions
+        )
         t2 = time.perf_counter()
         decrypted = [self._client.decrypt(image) for image in outputs]
         t3 = time.perf_counter()
         self.timings.encrypt += t1 - t0
         self.timings.evaluate += t2 - t1
         self.timings.decrypt += t3 - t2
-        self.timings.executions.append(execution)
         return decrypted
+
+    def _run_checkpointed(
+        self, folder: SessionFolder, tensors: list[NDArray[np.float64]]
+    ) -> list[NDArray[np.float64]]:
+        """See `_run_numpy`."""
+        from runtime.roles import evaluate_batches
+
+        t0 = time.perf_counter()
+        with folder.open_run(self._client, self._server.context, tensors) as (inputs, checkpoints):
+            t1 = time.perf_counter()
+            outputs = evaluate_batches(
+                *(self._server, inputs, self.progress, self.begin),
+                *(checkpoints, self.timings.executions),
+            )
+            t2 = time.perf_counter()
+            decrypted = [self._client.decrypt(image) for image in outputs]
+        self.timings.encrypt, self.timings.evaluate = t1 - t0, t2 - t1
+        self.timings.decrypt = time.perf_counter() - t2
+        return [np.stack(column) for column in zip(*decrypted, strict=True)]
 
 
 def part_of(progress: Progress | None, done: float, count: float, total: float) -> Progress | None:

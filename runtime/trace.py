@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 ENCODE = "encode"  # encoding done ahead, traced like an operation though no plan lists it
 KEYS = "keys"  # waiting for the keys of the next stage, likewise
+CHECKPOINT = "checkpoint"  # writing one, likewise
 
 # What each operation counts as in `Execution.shares`; those not named are "other".
 KINDS = {
@@ -65,6 +66,7 @@ class Execution:
     trace: list[TraceEntry] = field(default_factory=list)
     seconds: float = 0.0
     inner: InnerTimes = InnerTimes()
+    started: float = 0.0  # on the clock of time.perf_counter
 
     def seconds_by_operation(self) -> dict[str, float]:
         """Thread-seconds spent in each kind of operation."""

@@ -7,7 +7,7 @@ operation. Values are opaque to the executor. All methods may run on several thr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,8 +72,11 @@ class Backend(ABC):
             if op not in ("input", "output"):
                 self._methods[op] = getattr(self, op)
 
-    def begin(self, images: int) -> None:
-        """A run of so many images starts: every operation will be executed once for each."""
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        """A run of so many images starts: every operation will be executed once for each.
+
+        `done` says for how many it is not, by the operation's number, as they are past it already.
+        """
         self.constants.begin()
 
     def end(self) -> InnerTimes:

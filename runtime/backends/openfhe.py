@@ -7,7 +7,7 @@ reset to "degree 1, nominal scale", so that it never adjusts anything.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -57,8 +57,8 @@ class OpenfheBackend(Backend):
         self._units: dict[tuple[Hashable, int], Any] = {}
         self._lock = threading.Lock()
 
-    def begin(self, images: int) -> None:
-        self.plaintexts.begin(images)  # and through it the constants, without those cached
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        self.plaintexts.begin(images, done)  # and through it the constants, without those cached
 
     def end(self) -> InnerTimes:
         super().end()

@@ -11,7 +11,7 @@ that leaves the calibrated range of its layer (`runtime.ranges`) is told of.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,8 +47,8 @@ class SimulateBackend(ClearBackend):
         self._local = threading.local()
         self.ranges = RangeWatch(plan)
 
-    def begin(self, images: int) -> None:
-        super().begin(images)
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        super().begin(images, done)
         self.ranges.clear()
 
     def execute(self, node: OperationNode, operands: Sequence[Any]) -> Any:

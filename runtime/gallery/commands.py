@@ -89,8 +89,8 @@ def _where(options: argparse.Namespace) -> Path | list[Entry]:
 
 def _enrol(options: argparse.Namespace, plan: Plan) -> None:
     gallery, names = _where(options), options.name or []
-    with reporting(options, "enrolling") as (progress, say):
-        enrol_file(plan, options.key, options.input, gallery, names, progress=progress)
+    with reporting(options, "enrolling") as (report, say):
+        enrol_file(plan, options.key, options.input, gallery, names, progress=report.update)
         if isinstance(gallery, list):
             names = [entry.name for entry in gallery]
         say(f"stored in {options.gallery or options.list}: {', '.join(names)}")
@@ -98,10 +98,10 @@ def _enrol(options: argparse.Namespace, plan: Plan) -> None:
 
 def _identify(options: argparse.Namespace, plan: Plan) -> None:
     gallery = _where(options)
-    with reporting(options, "comparing") as (progress, say):
+    with reporting(options, "comparing") as (report, say):
         count = identify_file(
             *(plan, options.key, options.input, gallery, options.output, options.name),
-            progress=progress,
+            progress=report.update,
         )
         say(f"compared with {count} templates\nwritten: {options.output}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class Recorder(ClearBackend):
         self.ahead: list[AheadTask] = []
         self.runs: list[int | str] = []
 
-    def begin(self, images: int) -> None:
-        super().begin(images)
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        super().begin(images, done)
         self.runs.append(images)
 
     def end(self) -> InnerTimes:

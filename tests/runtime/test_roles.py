@@ -344,7 +344,9 @@ def test_progress_for_programs(
     assert main([*command, "--output", str(tmp_path / "y.fhe")]) == 0
     said = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
     shares = [line.pop("progress") for line in said]
+    left = [line.pop("seconds_left") for line in said]
     assert not any(said)
+    assert min(left) >= 0.0 == left[-1]
     assert shares == sorted(set(shares)) and len(shares) > 5 and shares[-1] == 1.0
     found = decrypt_file(PLAN, made / "keys/secret.key", tmp_path / "y.fhe")["y"]
     assert relative_error(found, EXPECTED[:, 0]) < 1e-2

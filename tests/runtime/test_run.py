@@ -286,10 +286,10 @@ def test_usage(call: Call, made: Files, arguments: tuple[str, ...]) -> None:
 
 
 def test_a_bug_of_ours(call: Call, made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("level")
 
-    monkeypatch.setattr("runtime.executor.Executor.run", fail)
+    monkeypatch.setattr("runtime.executor.Executor.run_images", fail)
     arguments = (made.plan, "--input", made.inputs, *CLEAR)
     done = call(*arguments)
     assert done.code == 70

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,8 +44,8 @@ class Eager(OpenfheBackend):
 
     encoded_ahead = 0
 
-    def begin(self, images: int) -> None:
-        super().begin(images)
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        super().begin(images, done)
         if not self.plaintexts.ahead_bytes:
             assert self.claim_ahead() is None
             return
