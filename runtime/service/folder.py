@@ -6,6 +6,7 @@ keys/NUMBER       evaluation keys
 inputs/NUMBER     encrypted inputs of jobs that are not done
 outputs/NUMBER    encrypted outputs
 templates/NUMBER  stored templates (`runtime.gallery.templates`)
+checkpoints/NUMBER/   checkpoints of a job (`runtime.checkpoint`), there as long as its inputs
 
 A file comes to its place by a rename from incoming, just before the commit of the row
 that names it (`runtime.service.store`), and leaves just after the commit that drops it. Killed in
@@ -41,7 +42,7 @@ class ServiceFolder:
         if not self.path.exists():
             make_folder(self.path, "--folder")
             self.path.chmod(0o700)
-        for name in ("plans", "incoming", *KEPT):
+        for name in ("plans", "incoming", "checkpoints", *KEPT):
             make_folder(self.path / name, "--folder")
         self.database = self.path / "service.sqlite3"
 
@@ -81,6 +82,10 @@ class ServiceFolder:
         """The file of a row."""
         return self.path / kind / str(number)
 
+    def checkpoints(self, number: int) -> Path:
+        """The folder of a job's checkpoints."""
+        return self.path / "checkpoints" / str(number)
+
     def keep(self, temporary: Path, kind: Kept, number: int) -> None:
         """Gives a file under way its place; the row is to be committed next."""
         target = self.file(kind, number)
@@ -94,6 +99,8 @@ class ServiceFolder:
     def drop(self, kind: Kept, number: int) -> None:
         """Removes the file of a row that is gone."""
         self.file(kind, number).unlink(missing_ok=True)
+        if kind == "inputs":
+            shutil.rmtree(self.checkpoints(number), ignore_errors=True)
 
     def clean(self, rows: dict[Kept, Collection[int]]) -> None:
         """Removes what was under way, and files without a row."""
@@ -102,6 +109,10 @@ class ServiceFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        jobs = {str(number) for number in rows["inputs"]}
+        for path in (self.path / "checkpoints").iterdir():
+            if path.name not in jobs:
+                shutil.rmtree(path, ignore_errors=True)
         for kind in KEPT:
             wanted = {str(number) for number in rows[kind]}
             for path in (self.path / kind).iterdir():

@@ -39,8 +39,9 @@ class Keys:
 class Job:
     """A job.
 
-    Times are seconds since 1970, `evaluating` that of the first report of progress; `predicted` is
-    seconds, `progress` a share; `sha256` is of the upload. `templates` is a JSON list of names:
+    Times are seconds since 1970, `evaluating` that of the first report of progress, less the time
+    predicted for the share it reports; `predicted` is seconds, `progress` a share; `sha256` is of
+    the upload. `templates` is a JSON list of names:
     those to store, or to compare with, where none stands for all.
     """
 

@@ -286,7 +286,8 @@ class Store:
             change(
                 "UPDATE jobs SET progress = ?, evaluating = COALESCE(evaluating, ?)"
                 " WHERE number = ? AND state = 'running'",
-                *(share, time.time(), job.number),
+                # A share that a checkpoint holds took its time before.
+                *(share, time.time() - share * job.predicted, job.number),
             )
 
     def finish_job(self, job: Job, file: Path, size: int, sha256: str) -> None:

@@ -4,7 +4,8 @@
     enrol      inputs, names                 -> a template per name
     identify   inputs, templates of a list   -> encrypted scores, kept as outputs
 
-The process knows files only. It works in a folder of its own, which is removed whatever happens;
+The process knows files only. It works in a folder of its own, which is removed whatever happens
+(checkpoints of an evaluation that refreshes are in another one, which is there until the job ends);
 what is kept is checked, and moved in the transaction that ends the job. Templates get their places
 here: nothing else stores any, as jobs run one after another, so that what is free now stays free.
 """
@@ -62,6 +63,8 @@ class Task:
         command += ["--input", str(self.folder.file("inputs", job.number))]
         command += ["--progress", "json", "--end-with", str(os.getpid())]
         command += ["--insecure-toy"] * self.offered.plan.parameters.insecure
+        if job.kind == "evaluate" and self.offered.plan.parameters.bootstrap is not None:
+            command += ["--checkpoint", str(self.folder.checkpoints(job.number))]
         if job.kind != "evaluate":
             self._entries = self._to_store() if job.kind == "enrol" else self._to_compare()
             write_list(self.work / "list", self._entries)
@@ -96,6 +99,7 @@ class Task:
         names |= {
             self.folder.file("inputs", self.job.number): "inputs",
             self.folder.file("keys", self.keys.number): "keys",
+            self.folder.checkpoints(self.job.number): "checkpoints",
             self.offered.path: "plan",
             self.work: "job",
         }

@@ -22,6 +22,7 @@ from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from passes import REFRESHED_PIPELINE
+from runtime.__main__ import main
 from runtime.backends.openfhe import OpenfheBackend
 from runtime.bundle import Bundle, find_kind, open_bundle
 from runtime.checkpoint import (
@@ -259,6 +260,22 @@ def test_a_full_disk_is_told_once(
     assert list(folder.iterdir()) == []
     found = decrypt_file(made.plan, made.folder / "keys/secret.key", tmp_path / "y.fhe")
     assert np.abs(found[f"relu{LAYERS - 1}"] - made.expected).max() < 1e-2
+
+
+def test_the_evaluating_role(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, trace = made.copy(tmp_path), tmp_path / "trace.json"
+    command = ["evaluate", str(made.folder / "deep.fheplan"), "--insecure-toy", "--threads", "1"]
+    command += ["--key", str(made.folder / "keys/evaluation.keys")]
+    command += ["--input", str(made.folder / "x.fhe"), "--output", str(tmp_path / "y.fhe")]
+    command += ["--checkpoint", str(folder), "--trace", str(trace)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("resuming at ")
+    names = [e["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert names.count("refresh") == 1 and names.count("output") == 1
+    assert main([*command, "--trace", str(tmp_path / "none" / "trace")]) == 2
+    assert "hint: choose another place with --trace" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- both roles

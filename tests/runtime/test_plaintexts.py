@@ -291,3 +291,24 @@ def test_stages_are_runs_of_operations_that_fit() -> None:
     assert set(divide_stages(plan, sum(sizes))) == {0}
     alone = divide_stages(plan, 0)
     assert len(set(alone)) == sum(map(bool, sizes))  # one operation with constants in each
+
+
+def test_what_images_are_past_is_not_encoded() -> None:
+    """Both of them are past operation 4, and one past operation 7."""
+    encoder = FakeEncoder()
+    store = PlaintextStore(INFOS, encoder, 1000)
+    store.begin(2, {4: 2, 7: 1})
+    left = [info for info in INFOS if info.operation != 4]
+    assert encoder.wanted == left
+    assert claim_all(store) == left
+    for info in left:
+        store.make(info)
+    use(store, 7)
+    assert not [info for info in encoder.living() if info.operation == 7]
+    use(store, 9)
+    assert len(encoder.living()) == len([info for info in INFOS if info.operation == 9])
+    use(store, 9)
+    assert encoder.living() == [] and store.held_bytes == 0
+    store.end()
+    store.begin(1)
+    assert encoder.wanted == INFOS

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from runtime.service.folder import ServiceFolder
 from runtime.service.refusal import RefusedError
 from runtime.service.rows import Job, Keys
 from runtime.service.store import MOST_ATTEMPTS, Store
+from runtime.service.tasks import Task
 from tests.service import snapshot
 
 
@@ -146,6 +149,55 @@ def test_a_failed_rename_changes_nothing(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.add_job(1, keys, "plan", missing, predicted=1.0, sha256="1")
     assert snapshot(store.folder.path)[0] == before
+
+
+def test_checkpoints_stay_until_their_job_ends(store: Store) -> None:
+    keys = add_keys(store)
+    jobs = [add_job(store, keys, str(n)) for n in range(2)]
+    for number in (*(job.number for job in jobs), 99):
+        store.folder.checkpoints(number).mkdir()
+        (store.folder.checkpoints(number) / "batch-0-1.checkpoint").write_bytes(b"state")
+    taken = store.take_job(["plan"])
+    assert taken is not None
+    store.recover()  # the server was killed meanwhile
+    assert names(store, "checkpoints") == sorted(str(job.number) for job in jobs)
+    again = store.take_job(["plan"])
+    assert again is not None and again.number == taken.number
+    store.requeue_job(again)
+    assert len(names(store, "checkpoints")) == 2
+    again = store.take_job(["plan"])
+    assert again is not None
+    store.finish_job(again, file(store), 4, "y")
+    assert names(store, "checkpoints") == [str(jobs[1].number)]
+    store.remove_job(jobs[1])
+    assert names(store, "checkpoints") == []
+
+
+def test_a_share_that_was_done_before_is_not_the_rate(store: Store) -> None:
+    """A job of 2 predicted seconds goes on at 75 %."""
+    add_job(store, add_keys(store), "1")
+    taken = store.take_job(["plan"])
+    assert taken is not None
+    before = time.time()
+    store.set_progress(taken, 0.75)
+    job = store.find_job(1, taken.id)
+    assert job is not None and job.evaluating is not None
+    assert before - 1.5 <= job.evaluating <= time.time() - 1.5
+
+
+@pytest.mark.parametrize("refreshes", [False, True])
+def test_jobs_that_refresh_have_checkpoints(store: Store, refreshes: bool) -> None:
+    keys = add_keys(store)
+    job = add_job(store, keys, "1")
+    parameters = SimpleNamespace(bootstrap=object() if refreshes else None, insecure=False)
+    plan: Any = SimpleNamespace(path=Path("/plans/p"), plan=SimpleNamespace(parameters=parameters))
+    with Task(store, store.folder, plan, job, keys) as task:
+        command = task.command()
+        place = str(store.folder.checkpoints(job.number))
+        assert ("--checkpoint" in command) == refreshes
+        if refreshes:
+            assert command[command.index("--checkpoint") + 1] == place
+        assert task.conceal(f"{place}: no") == "checkpoints: no"
 
 
 def test_recovery(store: Store) -> None:
