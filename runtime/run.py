@@ -179,7 +179,8 @@ def _evaluate(
     started = time.perf_counter()
     with tracing(options.trace, plan) as executions, contextlib.ExitStack() as stack:
         stack.callback(bar.finish)
-        bar.start("making keys" if options.mode == "encrypt" else "preparing")
+        made = options.mode == "encrypt" and not options.checkpoint  # or they may be there already
+        bar.start("making keys" if made else "preparing")
         session = stack.enter_context(
             InferenceSession(
                 plan,
