@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks import linear_map
-from fhecompile.ckks.bootstrap import LEAST_SLOTS
 from fhecompile.ckks.bsgs import signed_offset
 from fhecompile.ckks.diagonals import DiagonalMap
 from fhecompile.ckks.equal_diagonals import group_accumulators
@@ -35,6 +34,7 @@ from fhecompile.ckks.parameters import Parameters
 from fhecompile.ckks.slot_mask import mask_factor
 from fhecompile.errors import InternalError
 from fhecompile.ir.program import Pass, PassResult, Program
+from fhecompile.ir.refresh_slots import choose_slots
 from fhecompile.ir.scales import ScalePlan, match_scales
 from fhecompile.ir.slots import MapConstant, SeriesConstant, SlotGraph, VectorConstant
 from fhecompile.ir.tensor import (
@@ -84,8 +84,8 @@ class _Builder:
         self.slots = SlotGraph(self.scales.policy.prime_bits)
         self.values: dict[str, list[int]] = {}
         self.copied: dict[tuple[int, int], int] = {}
-        periods = [self.layouts[n.name].period for n in self.graph if isinstance(n, Refresh)]
-        self.refreshed_slots = min(self.parameters.slots, max([LEAST_SLOTS, *periods]))
+        refreshed = [self.layouts[n.name] for n in self.graph if isinstance(n, Refresh)]
+        self.refreshed_slots = choose_slots(refreshed, self.parameters)
         self.inputs = {name: k for k, name in enumerate(self.graph.given())}
         self.input_parts = [0] * len(self.inputs)
         self.outputs = {n.name: k for k, n in enumerate(self.graph.outputs())}
@@ -330,9 +330,8 @@ class _Builder:
             y = self._weighted(self.emit("square", x), leading)
             if vector is not None:
                 bits = float(self.scale(y) - self.scale(x))
-                y = self.emit(
-                    "add", y, self.emit("mul_plain", x, vector=vector, part=part, scale=bits)
-                )
+                line = self.emit("mul_plain", x, vector=vector, part=part, scale=bits)
+                y = self.emit("add", y, line)
             values.append(y)
         values = self.plus_vector(values, np.asarray(node.coefficients[0]), node)
         return [self.rescaled(value) for value in values]
@@ -348,7 +347,7 @@ class _Builder:
         lift, values = self.scales.lifts[node.name], []
         attributes = {
             "series": len(self.slots.series) - 1,
-            "slots": self.refreshed_slots,
+            "slots": self.refreshed_slots[self.layouts[node.name].period],
             "level": bootstrap.output_level,
             "scale": float(self.scales.scale[node.name]),
         }

@@ -19,6 +19,7 @@ from fhecompile.ir.tensor import Input, Output, TensorGraph
 from fhecompile.ir.tensor_rules import verify
 from fhecompile.options import CompileOptions
 from fhecompile.plan import Plan
+from passes import REFRESHED_PIPELINE
 from runtime.backends.clear import ClearBackend
 from runtime.backends.simulate import SimulateBackend
 from runtime.client import assemble_outputs, input_scales, pack_input
@@ -26,6 +27,9 @@ from runtime.constants import ConstantStore
 from runtime.executor import Executor
 
 FloatArray = NDArray[np.float64]
+
+# A refresh for every function, also where polynomials would be cheaper.
+REFRESHING = REFRESHED_PIPELINE.replace("choose_polynomials", "choose_polynomials{degree=0}")
 
 
 class Network:

@@ -114,8 +114,10 @@ def refresh_rotations(bootstrap: Bootstrap, slots: int, all_slots: int) -> set[i
         while replica < all_slots:
             offsets.add(replica)
             replica *= 2
-        if 4 * slots <= all_slots:
-            offsets.add(3 * slots)
+        quarter = slots  # of replicas that are summed up at once
+        while 4 * quarter <= all_slots:
+            offsets.add(3 * quarter)
+            quarter *= 4
     return {offset % all_slots for offset in offsets} - {0}
 
 

@@ -89,19 +89,19 @@ def openfhe() -> Any:
     return pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 
 
-@pytest.fixture
-def context(openfhe: Any) -> Iterator[Any]:
-    """A context of 2,048 slots with two digits, which forgets its keys in the end."""
+@pytest.fixture(params=[12, 13])
+def context(openfhe: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A context of 2,048 or 4,096 slots with two digits, which forgets its keys in the end."""
     p = openfhe.CCParamsCKKSRNS()
     p.SetSecretKeyDist(openfhe.SecretKeyDist.SPARSE_ENCAPSULATED)
     p.SetSecurityLevel(openfhe.SecurityLevel.HEStd_NotSet)
-    p.SetRingDim(1 << 12)
+    p.SetRingDim(1 << request.param)
     p.SetNumLargeDigits(2)
     p.SetScalingModSize(50)
     p.SetFirstModSize(51)
     p.SetScalingTechnique(openfhe.ScalingTechnique.FIXEDMANUAL)
     p.SetMultiplicativeDepth(25)
-    p.SetBatchSize(1 << 11)
+    p.SetBatchSize(1 << (request.param - 1))
     p.SetCKKSDataType(openfhe.CKKSDataType.COMPLEX)
     context = openfhe.GenCryptoContext(p)
     for feature in ("PKE", "KEYSWITCH", "LEVELEDSHE", "ADVANCEDSHE", "FHE"):
@@ -126,17 +126,17 @@ def test_depth_is_openfhes(openfhe: Any, terms: int, first_prime_bits: int) -> N
 
 @pytest.mark.parametrize(
     ("slots", "encode", "decode"),
-    [(256, 4, 3), (512, 3, 3), (512, 2, 3), (1024, 2, 4), (2048, 3, 3)],
+    [(256, 4, 3), (256, 3, 3), (512, 3, 3), (512, 2, 3), (1024, 2, 4), (2048, 3, 3)],
 )
 def test_rotations_are_openfhes(context: Any, slots: int, encode: int, decode: int) -> None:
     context.EvalFEFuncBootstrapSetup([encode, decode], [0, 0], slots)
     keys = context.KeyGen()
     context.EvalBootstrapKeyGen(keys.secretKey, slots)
-    order = 1 << 13
-    offsets = {pow(5, r, order): r for r in range(1 << 11)}
+    order = 2 * context.GetRingDimension()
+    offsets = {pow(5, r, order): r for r in range(order // 4)}
     held = context.GetExistingEvalAutomorphismKeyIndices(keys.secretKey.GetKeyTag())
     wanted = {offsets[index] for index in held if index in offsets}
-    found = refresh_rotations(Bootstrap(encode, decode, 27), slots, 1 << 11)
+    found = refresh_rotations(Bootstrap(encode, decode, 27), slots, order // 4)
     assert len(wanted) > 10
     assert found >= wanted
     if (encode, decode) == (3, 3):

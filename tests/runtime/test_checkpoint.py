@@ -21,7 +21,6 @@ import pytest
 from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
-from passes import REFRESHED_PIPELINE
 from runtime.__main__ import main
 from runtime.backends.openfhe import OpenfheBackend
 from runtime.bundle import Bundle, find_kind, open_bundle
@@ -40,6 +39,7 @@ from runtime.session import InferenceSession, run
 from runtime.trace import Execution
 from tests.runtime.conftest import Call
 from tests.runtime.test_refreshes import deep
+from tests.support import REFRESHING
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 
@@ -104,7 +104,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     plan = compile(
         deep(LAYERS),
         calibration={"x": X},
-        passes=REFRESHED_PIPELINE,
+        passes=REFRESHING,
         ring_dimension=2048,
         insecure_toy=True,
         precision_bits=5.0,

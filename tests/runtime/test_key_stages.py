@@ -15,7 +15,6 @@ from fhecompile.ckks.bootstrap import refresh_rotations
 from fhecompile.compile import compile
 from fhecompile.plan import Plan
 from models.zoo.catalogue import shipped_path
-from passes import REFRESHED_PIPELINE
 from runtime.key_stages import (
     CONJUGATION,
     REFRESH,
@@ -25,7 +24,7 @@ from runtime.key_stages import (
     divide_operations,
     list_keys,
 )
-from tests.support import convolution_plan
+from tests.support import REFRESHING, convolution_plan
 
 PLAN = convolution_plan()
 NAMES = "abcdef"
@@ -138,7 +137,7 @@ def test_needs_of_a_refresh() -> None:
     plan = compile(
         model,
         calibration=model.parent / "digits_calibration.npz",
-        passes=REFRESHED_PIPELINE,
+        passes=REFRESHING,
         ring_dimension=2048,
         insecure_toy=True,
         precision_bits=5.0,

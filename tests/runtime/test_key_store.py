@@ -18,7 +18,6 @@ from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
 from fhecompile.plan import Plan
 from models.zoo.catalogue import shipped_path
-from passes import REFRESHED_PIPELINE
 from runtime.backends.base import OperationNode
 from runtime.client import Client, encrypt_inputs
 from runtime.key_files import load_public, make_keys, open_staged_keys
@@ -28,7 +27,7 @@ from runtime.key_store import StagedContext
 from runtime.keys import automorphism_indices, generate_keys
 from runtime.machine import MemoryShares
 from runtime.server import Server
-from tests.support import convolution_plan, relative_error, run_slots
+from tests.support import REFRESHING, convolution_plan, relative_error, run_slots
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 
@@ -46,7 +45,7 @@ def refreshed() -> Plan:
     return compile(
         MODEL,
         calibration=DATA,
-        passes=REFRESHED_PIPELINE,
+        passes=REFRESHING,
         ring_dimension=2048,
         insecure_toy=True,
         precision_bits=5.0,

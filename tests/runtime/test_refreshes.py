@@ -19,7 +19,7 @@ from passes import DEFAULT_PIPELINE, REFRESHED_PIPELINE
 from runtime.keys import ServerContext, generate_keys
 from runtime.server import check_keys
 from runtime.session import InferenceSession, run
-from tests.support import Network
+from tests.support import REFRESHING, Network
 
 MODEL = shipped_path("digits_relu_mlp")
 DATA = MODEL.parent / "digits_calibration.npz"
@@ -28,7 +28,7 @@ TOY = {"ring_dimension": 2048, "insecure_toy": True, "precision_bits": 5.0}
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return compile(MODEL, calibration=DATA, passes=REFRESHED_PIPELINE, **TOY)
+    return compile(MODEL, calibration=DATA, passes=REFRESHING, **TOY)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fhecompile.compile import compile
-from passes import REFRESHED_PIPELINE
 from runtime.key_files import make_keys
 from runtime.session import run
 from tests.runtime.test_refreshes import deep
 from tests.service import serving
+from tests.support import REFRESHING
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
@@ -27,7 +27,7 @@ def test_a_killed_server_goes_on_with_its_job(tmp_path: Path) -> None:
     plan = compile(
         deep(3),
         calibration={"x": X},
-        passes=REFRESHED_PIPELINE,
+        passes=REFRESHING,
         ring_dimension=2048,
         insecure_toy=True,
         precision_bits=5.0,
