@@ -27,6 +27,7 @@ BUILT_IN = (
     "assign_scales",
     "assign_levels",
     "assign_layouts",
+    "predict_precision",
     "lower_affine",
     "build_slots",
     "limit_keys",
@@ -42,7 +43,7 @@ _GRAPH = (
 )
 _POLYNOMIALS = "balance_quadratics,lower_polynomials,balance_products,infer_ranges,"
 _SLOTS = (
-    "assign_scales,assign_levels,assign_layouts,"
+    "assign_scales,assign_levels,assign_layouts,predict_precision,"
     "lower_affine,build_slots,limit_keys,join_folds,share_rotations,schedule_operations,emit_plan"
 )
 

@@ -82,7 +82,7 @@ class _Builder:
         self.parameters = program.facts[Parameters]
         self.is_template = program.options.match == "gallery"
         self.slots = SlotGraph(self.scales.policy.prime_bits)
-        self.values: dict[str, list[int]] = {}
+        self.values = self.slots.results
         self.copied: dict[tuple[int, int], int] = {}
         refreshed = [self.layouts[n.name] for n in self.graph if isinstance(n, Refresh)]
         self.refreshed_slots = choose_slots(refreshed, self.parameters)

@@ -34,6 +34,7 @@ from fhecompile.functions.candidates import DEGREES, candidates
 from fhecompile.functions.table import function_named
 from fhecompile.functions.weighted import fit_weighted
 from fhecompile.ir.approximations import approximation_nodes, report_function
+from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.fitted_series import FittedSeries
 from fhecompile.ir.function_options import options_by_function
@@ -43,8 +44,8 @@ from fhecompile.ir.scales import latest_inputs, plan_scales
 from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
 from fhecompile.ir.work_model import predict_work
 from fhecompile.options import FunctionOptions
-from passes.fit_functions import ApproximationError
-from passes.infer_ranges import Calibration, InferRanges, Ranges
+from passes.fit_functions import MOST_SAMPLES, ApproximationError
+from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 from passes.lower_polynomials import LowerPolynomials, lowered
 from passes.place_refreshes import PlaceRefreshes, find_places
 from passes.select_parameters import ScaleChoice
@@ -94,8 +95,10 @@ class ChoosePolynomials(Pass):
         remarks.append(f"the outputs change by {changed:.2g} at most")
         graph = fitted.written(chosen)
         after = InferRanges().run(replace(program, graph=graph)).program
+        few = spread_samples(fitted.measured.samples, MOST_SAMPLES)
         facts = (
             ApproximationError(changed, program.facts[Ranges].output),
+            FittedErrors(fitted.shares(few, chosen)),
             FittedFunctions(tuple(reports.values()), before.warnings),
         )
         return PassResult(after.having(*facts), True, tuple(remarks))
@@ -171,8 +174,8 @@ class _Choice:
 
     def _lowered(self, polynomials: Polynomials) -> Program:
         graph = self.fitted.written(polynomials)
-        program = InferRanges().run(replace(self.program, graph=graph)).program
-        return LowerPolynomials().run(program).program
+        program = LowerPolynomials().run(replace(self.program, graph=graph)).program
+        return InferRanges().run(program).program
 
     def _cost(self, polynomials: Polynomials) -> float:
         """What the choice is judged by; infinite where refreshes cannot be placed."""

@@ -20,6 +20,7 @@ from fhecompile.plan import Plan, schema
 from fhecompile.version import __version__
 from passes.assign_layouts import Layouts
 from passes.infer_ranges import Calibration, Ranges
+from passes.predict_precision import LayerErrors
 from passes.schedule_operations import MemoryPrediction
 from passes.select_parameters import ScaleChoice
 from passes.share_rotations import RotationKeys
@@ -46,6 +47,7 @@ class EmitPlan(Pass):
         ScaleChoice,
         RotationKeys,
         MemoryPrediction,
+        LayerErrors,
     )
     gives: ClassVar[tuple[type, ...]] = (Plan,)
 
@@ -72,7 +74,7 @@ class _Emitter:
         facts = program.facts
         parameters, keys = facts[Parameters], facts[RotationKeys]
         layers = {node.name: k for k, node in enumerate(program.graph)}
-        number = {node.id: k for k, node in enumerate(graph)}
+        number = self.number = {node.id: k for k, node in enumerate(graph)}
         memory, choice, ranges = facts[MemoryPrediction], facts[ScaleChoice], facts[Ranges]
         operations = tuple(
             schema.OperationInfo(
@@ -115,6 +117,7 @@ class _Emitter:
         series = tuple(schema.SeriesInfo(self.array(x.coefficients), x.share) for x in graph.series)
         inputs = tuple(self.input(name, views) for name, views in program.graph.given().items())
         outputs = tuple(self.output(node) for node in program.graph.outputs())
+        rows = tuple(self.layer(node, ranges) for node in program.graph)
         identity = facts[ModelIdentity]
         return Plan(
             schema.Program(
@@ -148,7 +151,7 @@ class _Emitter:
                 maps=maps,
                 vectors=vectors,
                 series=series,
-                layers=tuple(self.layer(node, ranges) for node in program.graph),
+                layers=rows,
                 prediction=schema.PredictionInfo(
                     error=choice.predicted_error,
                     fitted_error=choice.fitted_error,
@@ -164,6 +167,7 @@ class _Emitter:
 
     def layer(self, node: Node, ranges: Ranges) -> schema.LayerInfo:
         macs = sum(m.multiply_accumulates() for m in node.maps) if isinstance(node, Affine) else 0
+        errors, made = self.program.facts[LayerErrors], self.program.slot_graph().results
         return schema.LayerInfo(
             node.name,
             node.source,
@@ -171,6 +175,10 @@ class _Emitter:
             ranges.low.get(node.name, 0.0),
             ranges.high.get(node.name, 0.0),
             macs,
+            errors.noise[node.name],
+            errors.fitted[node.name],
+            self.layout_of(node),
+            tuple(self.number[i] for i in made.get(node.name, ())),
         )
 
     def input(self, name: str, nodes: Sequence[Input]) -> schema.InputInfo:

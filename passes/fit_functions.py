@@ -42,6 +42,7 @@ from fhecompile.ir.approximations import (
     report_function,
     write_approximation,
 )
+from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunction, FittedFunctions
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.function_options import options_by_function
@@ -126,8 +127,10 @@ class FitFunctions(Pass):
         remarks.append(f"the outputs change by {found.changed:.2g} at most")
         samples = search.measured.samples * program.options.batch
         warnings = _warnings(program.facts[Calibration], samples)
+        few = spread_samples(search.measured.samples, MOST_SAMPLES)
         facts = (
             ApproximationError(found.changed, search.ranges.output),
+            FittedErrors(search.measured.by_layer(found.approximations, few)[1]),
             FittedFunctions(tuple(reported), warnings),
         )
         return PassResult(after.having(*facts), True, (*remarks, *warnings))

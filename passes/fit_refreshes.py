@@ -35,14 +35,15 @@ from fhecompile.functions.fourier import FourierSeries, fit_series
 from fhecompile.functions.minimax import exact_polynomial
 from fhecompile.functions.table import function_named
 from fhecompile.ir.approximations import report_function
+from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.fitted_series import FittedSeries
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Function
-from passes.fit_functions import FITTED_SHARE, ApproximationError, FitFunctions
-from passes.infer_ranges import Calibration, InferRanges, Ranges
+from passes.fit_functions import FITTED_SHARE, MOST_SAMPLES, ApproximationError, FitFunctions
+from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 
 FloatArray = NDArray[np.float64]
 LEAST_TERMS = 13
@@ -85,12 +86,15 @@ class FitRefreshes(Pass):
                 reported.append(report)
                 remarks.append(
                     f"{node.name}: {node.function} on {report.low:.4g} to {report.high:.4g} in a "
-                    f"refresh, {series.terms} terms, error {series.error:.2g}"
+                    f"refresh, {series.terms} terms, error over largest value there "
+                    f"{series.error:.2g}"
                 )
         after = InferRanges().run(replace(program, graph=fitted.written())).program
         remarks.append(f"the outputs change by {changed:.2g} at most")
+        few = spread_samples(fitted.measured.samples, MOST_SAMPLES)
         facts = (
             ApproximationError(changed, program.facts[Ranges].output),
+            FittedErrors(fitted.shares(few)),
             FittedFunctions(tuple(reported)),
             fitted,
         )

@@ -108,4 +108,5 @@ def _joined(
         elif node.id not in dropped:
             inputs = tuple(renamed[i] for i in node.inputs)
             renamed[node.id] = after.emit(node.op, inputs, node.layer, **node.attributes)
+    after.results = graph.renamed_results(renamed)
     return after

@@ -70,7 +70,7 @@ def _sunk(graph: SlotGraph) -> SlotGraph:
             kept.append(node)
     ordered = graph.emptied()
     ordered.nodes = {node.id: node for node in kept}
-    ordered.next_id = graph.next_id
+    ordered.next_id, ordered.results = graph.next_id, graph.results
     return ordered
 
 

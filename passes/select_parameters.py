@@ -36,6 +36,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fhecompile.ckks.gallery import TEMPLATE_BITS
 from fhecompile.ckks.noise import PEAK_TO_RMS, refresh_error
 from fhecompile.ckks.parameters import (
@@ -103,13 +106,20 @@ def measure_errors(program: Program) -> MeasuredErrors:
     """The two noisy evaluations; nothing when their result is a fact already."""
     if MeasuredErrors in program.facts:
         return program.facts[MeasuredErrors]
-    ranges = program.facts[Ranges]
-    # The widest outputs are what errors are relative to, and mostly have the largest ones.
-    chosen = sorted({ranges.widest, 0 if ranges.widest else 1})
-    inputs = {k: x[chosen[: len(x)]] for k, x in program.facts[Calibration].inputs.items()}
+    inputs = noise_samples(program)
     found = predict_error(program.graph, inputs, *MeasuredErrors.REFERENCE)
     output_range = fitted_error(program).output_range
     return MeasuredErrors(found.constants, found.noise, found.primes, found.refreshes, output_range)
+
+
+def noise_samples(program: Program) -> dict[str, NDArray[np.float64]]:
+    """The calibration samples that noise is measured on, (2 or less, *shape) by input name.
+
+    The widest outputs are what errors are relative to, and mostly have the largest ones.
+    """
+    widest = program.facts[Ranges].widest
+    chosen = sorted({widest, 0 if widest else 1})
+    return {k: x[chosen[: len(x)]] for k, x in program.facts[Calibration].inputs.items()}
 
 
 @dataclass(frozen=True, eq=False)

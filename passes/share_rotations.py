@@ -101,6 +101,7 @@ class _Rewriter:
             else:
                 made = self.after.emit(node.op, inputs, node.layer, **node.attributes)
             self.renamed[node.id] = made
+        self.after.results = self.before.renamed_results(self.renamed)
         return self.after
 
     def _rotate(self, node: SlotNode, value: int) -> int:

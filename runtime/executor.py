@@ -37,6 +37,7 @@ IDLE_SECONDS = 0.02
 
 Part = tuple[int, int]  # (tensor, part)
 Progress = Callable[[float], None]
+Observe = Callable[[OperationNode, int, Any], None]  # (operation, image, its value)
 
 
 class Executor:
@@ -50,6 +51,7 @@ class Executor:
         wide: every operation may use several cores, whatever the other threads do.
         stages: the stage of every operation, in ascending order; default: each its own.
         key_stages: the stage of keys of every operation, from 0 up; default: there are none.
+        observe: sees every value as it is made, on several threads.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class Executor:
         wide: bool = False,
         stages: Sequence[int] | None = None,
         key_stages: Sequence[int] | None = None,
+        observe: Observe | None = None,
     ) -> None:
-        self.backend = backend
+        self.backend, self.observe = backend, observe
         self.wide = wide
         self.threads = max(1, threads)
         self.nodes = operation_nodes(plan)
@@ -298,6 +301,8 @@ class _State:
         self.executor.backend.spread(step.wide)
         value = self._value(step)
         end = self._now()
+        if self.executor.observe is not None and node.op != "output":
+            self.executor.observe(node, step.image, value)
         step.operands.clear()  # or they would live on while this thread waits for its next task
         with self.condition:
             self.spread -= step.wide and node.op == "refresh"

@@ -40,6 +40,7 @@ from runtime.command import (
 )
 from runtime.inputs import CalibrationWarning, check_inputs, read_inputs
 from runtime.machine import peak_bytes
+from runtime.precision import precision_lines
 from runtime.progress import ProgressBar
 from runtime.samples import write_outputs
 from runtime.session import MODES, InferenceSession, run
@@ -105,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     add_long_run_options(parser)
     add("--reference", type=Path, metavar="MODEL", help="compare with this model in ONNX Runtime")
     add("--ignore-range", action="store_true", help="accept inputs outside the calibrated range")
+    add(
+        "--precision",
+        action="store_true",
+        help="measure the noise of every layer against its prediction; an encrypted run decrypts "
+        "layers for that and takes longer",
+    )
     add("--insecure-toy", action="store_true", help="accept a plan that is not secure")
     add("--json", action="store_true", help="JSON on stdout, text on stderr")
     add("-v", "--verbose", action="store_true", help="tracebacks of internal errors")
@@ -163,6 +170,11 @@ def _run(options: argparse.Namespace) -> None:
     if expected is not None:
         cosine = "none" if result["cosine"] is None else f"{result['cosine']:.9f}"
         say(f"against ONNX Runtime: max error {result['max_abs_error']:.3g}, cosine {cosine}")
+    if options.precision:
+        layers = session.precision()
+        result["precision"] = [layer.describe() for layer in layers]
+        for line in precision_lines(layers):
+            say(line)
     if options.output:
         write_outputs(options.output, outputs)
         say(f"written: {options.output}")
@@ -194,6 +206,7 @@ def _evaluate(
                 max_memory=options.max_memory,
                 begin=begin_with(bar, say),
                 checkpoint=options.checkpoint,
+                precision=options.precision,
             )
         )
         stack.callback(lambda: executions.extend(session.timings.executions))

@@ -32,6 +32,8 @@ from runtime.samples import is_single, make_batches, shape_outputs, take_samples
 from runtime.trace import Execution
 
 if TYPE_CHECKING:
+    from runtime.precision import LayerPrecision, PrecisionProbe
+    from runtime.ranges import RangeWatch
     from runtime.session_folder import SessionFolder
 
 Sample = tuple[NDArray[np.float64], ...]  # a sample's inputs in the plan's order
@@ -92,6 +94,8 @@ class InferenceSession:
         checkpoint: a folder for the keys, and for the encrypted inputs and checkpoints of a call
             that is under way; a session that is opened on it later goes on with that call, which
             is to be made first (`runtime.session_folder`). "encrypt" only.
+        precision: measure the noise of every layer of each call (`runtime.precision`). An encrypted
+            session decrypts layers for that, with the secret key that it holds, and takes longer.
 
     Raises:
         FheCompileError: the plan does not load, OpenFHE is missing, or memory does not suffice.
@@ -111,7 +115,14 @@ class InferenceSession:
         max_memory: int | None = None,
         begin: Begin | None = None,
         checkpoint: str | Path | None = None,
+        precision: bool = False,
     ) -> None:
+        if precision and mode == "clear":
+            raise FheCompileError(
+                "clear-precision",
+                "a clear run has no noise that could be measured",
+                hint="measure in the modes simulate or encrypt",
+            )
         if mode not in MODES:
             raise FheCompileError(
                 "unknown-mode", f"there is no mode {mode}", hint=f"modes are: {', '.join(MODES)}"
@@ -140,6 +151,9 @@ class InferenceSession:
             self._open_encrypted(in_flight, cache_constants, max_memory, checkpoint)
         else:
             self._open_numpy()
+        self._probe: PrecisionProbe | None = None
+        if precision:
+            self._open_probe()
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs, in order."""
@@ -169,14 +183,29 @@ class InferenceSession:
         self.timings.encrypt = self.timings.evaluate = self.timings.decrypt = 0.0
         self.timings.executions = []
         batches = [make_batches(x, self.plan.program.batch) for x in tensors]
+        if self._probe is not None:
+            self._probe.expect(batches)
         if self.mode == "encrypt":
             outputs = self._run_encrypted(batches)
         else:
             outputs = self._run_numpy(batches)
         outputs = take_samples(outputs, len(tensors[0]) if tensors else 1)
-        check_outputs(self.plan, outputs, self.outside, self.mode == "simulate")
+        if self._probe is not None and self.mode == "encrypt":
+            self._tell_ranges(self._probe.ranges)
+        looked = self.mode != "encrypt" or self._probe is not None
+        check_outputs(self.plan, outputs, self.outside, looked)
         shaped = shape_outputs(self.plan, outputs, is_single(self.plan, feeds))
         return [shaped[name] for name in (known if output_names is None else output_names)]
+
+    def precision(self) -> tuple[LayerPrecision, ...]:
+        """The noise of every layer in the last call, of a session opened with `precision`."""
+        if self._probe is None:
+            raise FheCompileError(
+                "no-precision",
+                "this session does not measure precision",
+                hint="open it with precision=True",
+            )
+        return self._probe.layers()
 
     def close(self) -> None:
         """Frees keys and constants."""
@@ -220,10 +249,23 @@ class InferenceSession:
         (outputs,), execution = self._executor.run_images(
             [slots], self.progress, executions=self.timings.executions
         )
-        if isinstance(self._backend, SimulateBackend) and (text := self._backend.ranges.text()):
-            self.outside.warn(self._backend.ranges.first(), f"{text}; results may be wrong")
+        self._tell_ranges(self._backend.ranges)
         self.timings.evaluate = execution.seconds
         return assemble_outputs(self.plan, outputs)
+
+    def _open_probe(self) -> None:
+        from runtime.precision import PrecisionProbe
+
+        if self.mode == "encrypt":
+            self._probe = PrecisionProbe(self.plan, self.threads, self._client.secret.decrypt)
+            self._server.executor.observe = self._probe.see
+        else:
+            self._probe = PrecisionProbe(self.plan, self.threads)
+            self._executor.observe = self._probe.see
+
+    def _tell_ranges(self, ranges: RangeWatch) -> None:
+        for place, text in ranges.complaints():
+            self.outside.warn(place, f"{text}; results may be wrong")
 
     def _open_encrypted(
         self,
@@ -265,6 +307,8 @@ class InferenceSession:
         outputs: list[list[NDArray[np.float64]]] = []
         for start in range(0, len(samples), together):
             chunk = samples[start : start + together]
+            if self._probe is not None:
+                self._probe.first = start
             outputs += self._run_together(
                 chunk, part_of(self.progress, start, len(chunk), len(samples))
             )

@@ -15,6 +15,10 @@ A refresh adds to m, a value at scale 2^q, what its circuit was measured to add 
 q = 38 to 50): about `REFRESH_ERROR` N 2^-q, of rounding and of the primes' distances from 2^q, and
 no less than `LEAST_REFRESH_ERROR`, of its approximations.
 
+Scales take every prime for 2^q. Primes are 1 modulo 2N, 0.35 q 2N apart on average, and are taken
+from both sides of 2^q, the nearest of them dropped first: the l-th is ceil(l / 2) 0.35 q 2N 2^-q
+from 2^q, relatively, and above it where l is odd.
+
 (Cheon, Kim, Kim, Song 2017, section 3; Gentry, Halevi, Smart 2012 for the canonical embedding.)
 """
 
@@ -28,6 +32,7 @@ SIGMA = 3.19
 PEAK_TO_RMS = 5.0
 REFRESH_ERROR = 3000.0
 LEAST_REFRESH_ERROR = 4e-7
+PRIME_GAP = 0.35  # ln 2 / 2, in q 2N
 
 
 def encode_error(ring_dimension: int) -> float:
@@ -52,6 +57,12 @@ def key_switch_error(ring_dimension: int, digits: int) -> float:
     n = ring_dimension
     spread = digits * n / 12 * SIGMA**2
     return math.sqrt(spread * n / 2 + rescale_error(n) ** 2)
+
+
+def prime_distance(ring_dimension: int, prime_bits: int, number: int) -> float:
+    """What dropping the prime `number` (1: the first) typically changes of a value, relatively."""
+    distance = math.ceil(number / 2) * PRIME_GAP * prime_bits * 2 * ring_dimension
+    return (-1.0) ** number * distance * 2.0**-prime_bits
 
 
 def refresh_error(ring_dimension: int, prime_bits: int) -> float:

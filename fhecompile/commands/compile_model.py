@@ -46,7 +46,7 @@ DEFAULTS = CompileOptions()
     help="Rotation keys at most; rare rotations are composed of others.",
 )
 @model_options
-@click.option("--explain", is_flag=True, help="What every pass did, every linear map, layouts.")
+@click.option("--explain", is_flag=True, help="What passes did, linear maps, layouts, precision.")
 @output_options
 def compile_command(
     model: Path,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
 @click.option("--text", "as_text", is_flag=True, help="The operations, one per line.")
-@click.option("--explain", is_flag=True, help="Every linear map, and pictures of the layouts.")
+@click.option("--explain", is_flag=True, help="Linear maps, pictures of layouts, precision.")
 @click.option(
     "--html",
     "page",

@@ -25,7 +25,7 @@ from fhecompile.ir.tensor import (
 )
 
 FloatArray = NDArray[np.float64]
-Substitutes = Mapping[str, Callable[[FloatArray], FloatArray]]  # by function nodes' names
+Substitutes = Mapping[str, Callable[[FloatArray], FloatArray]]  # by functions' and refreshes' names
 
 
 def evaluate(graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -70,6 +70,8 @@ def walk_variants(
                     made[key] = node.read(inputs)
                 elif function and isinstance(node, Function):
                     made[key] = node.shared(operands[0], function(operands[0]))
+                elif function and isinstance(node, Refresh):
+                    made[key] = function(operands[0])
                 else:
                     made[key] = apply_node(node, operands)
             row.append(made[key])

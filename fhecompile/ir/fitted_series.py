@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fhecompile.functions.approximation import Approximation
 from fhecompile.functions.fourier import FourierSeries
 from fhecompile.ir.approximations import approximation_nodes, write_approximation
+from fhecompile.ir.evaluate import Substitutes
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.tensor import Affine, Function, Node, Poly, Refresh, TensorGraph
@@ -56,11 +57,18 @@ class FittedSeries:
         Args:
             polynomials: instead of series.
         """
+        return self.measured.together(self._stand_ins(polynomials), enough)
+
+    def shares(
+        self, chosen: NDArray[np.intp], polynomials: Mapping[str, Approximation] | None = None
+    ) -> Mapping[str, float]:
+        """What they change about every value on the chosen samples (`ir.fitted_errors`)."""
+        return self.measured.by_layer(self._stand_ins(polynomials), chosen)[1]
+
+    def _stand_ins(self, polynomials: Mapping[str, Approximation] | None) -> Substitutes:
         nodes = {node.name: node for node in self.functions}
-        stand_ins = {
-            name: _without_share(nodes[name], series) for name, series in self.series.items()
-        }
-        return self.measured.together({**stand_ins, **(polynomials or {})}, enough)
+        series = {name: _without_share(nodes[name], fitted) for name, fitted in self.series.items()}
+        return {**series, **(polynomials or {})}
 
     def written(self, polynomials: Mapping[str, Approximation] | None = None) -> TensorGraph:
         """The graph without functions."""

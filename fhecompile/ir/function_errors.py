@@ -10,6 +10,9 @@ These need not come to where the polynomial p is worst, so that this is what cou
     e_p = max |y' - y| * (largest error of p on its interval) / (largest error of p on the samples)
 
 which takes what follows for linear.
+
+What a choice changes about every value, as a share of the range of that value, is for reports
+(`fhecompile.ir.fitted_errors`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from fhecompile.functions.approximation import Approximation
 from fhecompile.ir.evaluate import Substitutes, walk, walk_variants
 from fhecompile.ir.histogram import Histogram
-from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
+from fhecompile.ir.tensor import Function, Input, Node, Output, Refresh, TensorGraph
 
 FloatArray = NDArray[np.float64]
 BATCH = 16
@@ -38,6 +41,7 @@ class FunctionErrors:
     """
 
     def __init__(self, graph: TensorGraph, inputs: Mapping[str, FloatArray]) -> None:
+        self.names = list(graph.nodes)
         self.graph, self.inputs = _behind_functions(graph, inputs)
         self.samples = len(next(iter(inputs.values()), ()))
 
@@ -77,6 +81,31 @@ class FunctionErrors:
                     break
         return largest
 
+    def by_layer(
+        self, choice: Substitutes, chosen: NDArray[np.intp] | None = None
+    ) -> tuple[float, dict[str, float]]:
+        """The error on the chosen samples (default: all), and the share of every value's range."""
+        chosen = np.arange(self.samples) if chosen is None else chosen
+        largest, squares, counts = 0.0, dict.fromkeys(self.names, 0.0), dict.fromkeys(self.names, 0)
+        low: dict[str, float] = {}
+        high: dict[str, float] = {}
+        for node, (exact, found) in self._walk([{}, choice], chosen):
+            name = node.name
+            if isinstance(node, Output):
+                largest = max(largest, _largest_change(found, exact))
+            if found is not exact and name in squares:
+                squares[name] += float(np.sum((found - exact) ** 2))
+                counts[name] += found.size
+                low[name] = min(low.get(name, math.inf), float(exact.min()))
+                high[name] = max(high.get(name, -math.inf), float(exact.max()))
+        shares = {
+            name: math.sqrt(squares[name] / counts[name]) / (high[name] - low[name])
+            if name in low and high[name] > low[name]
+            else 0.0
+            for name in self.names
+        }
+        return largest, shares
+
     def _walk(
         self, variants: Sequence[Substitutes], chosen: NDArray[np.intp]
     ) -> Iterator[tuple[Node, list[FloatArray]]]:
@@ -104,7 +133,7 @@ def _behind_functions(
     changed: set[str] = set()
     border: dict[str, Node] = {}
     for node in graph:
-        if isinstance(node, Function) or changed.intersection(node.inputs):
+        if isinstance(node, Function | Refresh) or changed.intersection(node.inputs):
             changed.add(node.name)
             border |= {name: graph[name] for name in node.inputs if name not in changed}
     taken = sum(np.prod(x.shape[1:]) for x in inputs.values())

@@ -8,7 +8,7 @@ refreshes).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,11 @@ class MapConstant:
 
 @dataclass(eq=False)
 class SlotGraph:
-    """Operations in execution order; ids are stable under passes, not consecutive."""
+    """Operations in execution order; ids are stable under passes, not consecutive.
+
+    `results` are the ciphertexts of the values of the tensor graph, by its nodes' names. A value
+    that a pass has dissolved has none.
+    """
 
     prime_bits: int
     nodes: dict[int, SlotNode] = field(default_factory=dict)
@@ -68,6 +72,7 @@ class SlotGraph:
     vectors: list[VectorConstant] = field(default_factory=list)
     series: list[SeriesConstant] = field(default_factory=list)
     next_id: int = 0
+    results: dict[str, list[int]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[SlotNode]:
         return iter(self.nodes.values())
@@ -90,6 +95,14 @@ class SlotGraph:
     def emptied(self) -> SlotGraph:
         """A graph with the same constants and no operations, for a pass to fill."""
         return SlotGraph(self.prime_bits, {}, self.maps, self.vectors, self.series, 0)
+
+    def renamed_results(self, renamed: Mapping[int, int]) -> dict[str, list[int]]:
+        """The results in a graph whose operations have other ids; those that are there at all."""
+        return {
+            name: [renamed[i] for i in ids]
+            for name, ids in self.results.items()
+            if all(i in renamed for i in ids)
+        }
 
 
 def verify(graph: SlotGraph) -> None:

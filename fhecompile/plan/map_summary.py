@@ -17,8 +17,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from fhecompile.ckks.diagonals import DiagonalMap, term_pieces
 from fhecompile.plan.plan import Plan
 from fhecompile.plan.schema import MapInfo
@@ -83,42 +81,10 @@ def summarise_maps(plan: Plan) -> tuple[MapSummary, ...]:
 
 
 def layout_users(plan: Plan) -> list[list[str]]:
-    """Per layout of the plan the layers whose values are in it, in order.
-
-    Read off the operations: inputs, products and outputs say their layout, additions of constants
-    say it again, all else keeps that of its operands. The sum of all slots of a value is in no
-    layout of the plan until something says so.
-    """
-    program = plan.program
-    multiplying = {info.layer for info in program.operations if info.op == "dot_plain"}
-    layouts: list[int | None] = []
-    of_layer: dict[int, int | None] = {}
-    for info in program.operations:
-        attributes = info.attributes
-        operands = [layouts[i] for i in info.inputs]
-        found = None if None in operands or not operands else operands[0]
-        if info.op == "input":
-            numbers = [view.layout for view in program.inputs[attributes["tensor"]].views]
-            counts = [plan.layouts[number].ciphertexts for number in numbers]
-            found = int(np.repeat(numbers, counts)[attributes["part"]])
-        elif info.op == "output":
-            found = program.outputs[attributes["tensor"]].layout
-        elif info.op == "dot_plain":
-            found = program.maps[attributes["maps"][0]].target
-        elif info.op == "add_plain":
-            found = program.vectors[attributes["vector"]].layout
-        elif (
-            info.op.startswith("rotate")
-            and info.layer not in multiplying
-            and program.layers[info.layer].op == "affine"
-        ):
-            found = None
-        layouts.append(found)
-        of_layer[info.layer] = found
-    users: list[list[str]] = [[] for _ in program.layouts]
-    for layer, found in sorted(of_layer.items()):
-        if found is not None:
-            users[found].append(program.layers[layer].name)
+    """Per layout of the plan the layers whose values are in it, in order."""
+    users: list[list[str]] = [[] for _ in plan.program.layouts]
+    for layer in plan.program.layers:
+        users[layer.layout].append(layer.name)
     return users
 
 

@@ -1,16 +1,20 @@
-"""What the parameters, series and arrays of an untrusted plan must be."""
+"""What the parameters, series, layers and arrays of an untrusted plan must be."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.bootstrap import SERIES_TERMS
+from fhecompile.ckks.layout import Layout
+from fhecompile.ckks.operations import ValueType
 from fhecompile.ckks.parameters import MAX_LOG_QP, MAX_PRIME_BITS, Parameters
 from fhecompile.plan.container import Arrays
-from fhecompile.plan.schema import ParametersInfo, SeriesInfo
+from fhecompile.plan.schema import LayerInfo, ParametersInfo, SeriesInfo
 
 
 def check_parameters(p: ParametersInfo) -> Parameters:
@@ -50,6 +54,22 @@ def check_series(name: str, info: SeriesInfo, parameters: Parameters, arrays: Ar
         raise ValueError(f"{name} has {coefficients.shape[1] - 1} terms of {bootstrap.terms}")
     if not np.all(np.isfinite(coefficients)) or not 0 < info.share < 1:
         raise ValueError(f"{name} has numbers out of range")
+
+
+def check_layer(
+    name: str, info: LayerInfo, layouts: Sequence[Layout], types: Sequence[ValueType]
+) -> None:
+    """ValueError when a layer's errors are none, or its value is not what it says."""
+    if not (0 <= info.noise < math.inf and 0 <= (info.fitted or 0.0) < math.inf):
+        raise ValueError(f"{name} has an error out of range")
+    if not 0 <= info.layout < len(layouts):
+        raise ValueError(f"the layout of {name} is number {info.layout} of {len(layouts)}")
+    for number in info.values:
+        if not 0 <= number < len(types) or types[number].kind != "ciphertext":
+            raise ValueError(f"{name} has operation {number} as a value")
+    count = layouts[info.layout].ciphertexts
+    if info.values and len(info.values) != count:
+        raise ValueError(f"{name} has {len(info.values)} ciphertexts of {count}")
 
 
 def named_array(arrays: Arrays, name: str, kind: type[np.generic]) -> NDArray[Any]:

@@ -6,6 +6,7 @@ Numbers that can be derived (types of operations, shapes of slot vectors) are no
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from fhecompile.ckks.bootstrap import Bootstrap
 from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.parameters import Parameters
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,7 +150,13 @@ class OperationInfo(Struct, frozen=True, array_like=True):
 
 
 class LayerInfo(Struct, frozen=True):
-    """A layer for reports: its name, the ONNX nodes it comes from, and its calibrated range."""
+    """A layer for reports: its name, the ONNX nodes it comes from, and its calibrated range.
+
+    `noise` is the rms error that noise is expected to make in its value, `fitted` that of fitted
+    functions on the calibration data (None inside of a polynomial that stands for one), both in
+    the value's unit. `values` are the operations that make its value, one per ciphertext of
+    `layout`; there are none where the value is never there as such.
+    """
 
     name: str
     source: str
@@ -157,6 +164,24 @@ class LayerInfo(Struct, frozen=True):
     low: float
     high: float
     multiply_accumulates: int
+    noise: float
+    fitted: float | None
+    layout: int
+    values: tuple[int, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of its calibrated range."""
+        return max(-self.low, self.high)
+
+    @property
+    def error(self) -> float:
+        """The expected rms error of noise and of fitted functions."""
+        return math.hypot(self.noise, self.fitted or 0.0)
+
+    def bits(self, error: float) -> float | None:
+        """log2(largest / error); None without an error or without a range."""
+        return math.log2(self.largest / error) if error > 0 and self.largest > 0 else None
 
 
 class SeriesInfo(Struct, frozen=True):

@@ -18,7 +18,12 @@ from fhecompile.ckks.operations import OperationError, ValueType, automorphisms,
 from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import InternalError
 from fhecompile.plan.container import Arrays
-from fhecompile.plan.parameter_rules import check_parameters, check_series, named_array
+from fhecompile.plan.parameter_rules import (
+    check_layer,
+    check_parameters,
+    check_series,
+    named_array,
+)
 from fhecompile.plan.schema import (
     FORMAT_VERSION,
     InputInfo,
@@ -78,7 +83,10 @@ def check_program(program: Program, arrays: Arrays) -> tuple[list[Layout], list[
     errors = prediction.error, prediction.fitted_error, prediction.allowed_error
     if min(*errors, prediction.output_range, prediction.peak_bytes) < 0:
         raise ValueError("its predictions are negative")
-    return layouts, _Operations(program, layouts, arrays, parameters).check()
+    types = _Operations(program, layouts, arrays, parameters).check()
+    for layer in program.layers:
+        check_layer(f"layer {layer.name}", layer, layouts, types)
+    return layouts, types
 
 
 def make_layouts(program: Program) -> list[Layout]:

@@ -1,4 +1,4 @@
-"""Why a plan costs what it does: its linear maps, its layouts, and who uses them."""
+"""Why a plan costs what it does: its linear maps, its layouts, who uses them, and its precision."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Group
 from fhecompile.plan import Plan
 from fhecompile.plan.map_summary import MapSummary, layout_users, summarise_maps
 from fhecompile.report.layouts import LEGEND, draw_layout, fill, shape_text
+from fhecompile.report.precision import describe_precision, precision_table
 from fhecompile.report.tables import titled_table
 
 MAP_HEADS = (
@@ -65,8 +66,8 @@ def layout_rows(plan: Plan) -> list[tuple[str, ...]]:
     ]
 
 
-def explain_plan(plan: Plan) -> tuple[Group, Group]:
-    """The tables of linear maps and of layouts."""
+def explain_plan(plan: Plan) -> tuple[Group, Group, Group]:
+    """The tables of linear maps, of layouts and of precision by layer."""
     maps = titled_table(
         "linear maps", MAP_HEADS[:3], MAP_HEADS[3:], rows=map_rows(summarise_maps(plan))
     )
@@ -77,11 +78,11 @@ def explain_plan(plan: Plan) -> tuple[Group, Group]:
         LAYOUT_HEADS[3:],
         layout_rows(plan),
     )
-    return maps, layouts
+    return maps, layouts, precision_table(plan)
 
 
 def describe_explained(plan: Plan) -> dict[str, Any]:
-    """Linear maps and layouts as plain values for JSON."""
+    """Linear maps, layouts and precision by layer as plain values for JSON."""
     layouts = [
         {
             "shape": list(layout.shape),
@@ -94,4 +95,8 @@ def describe_explained(plan: Plan) -> dict[str, Any]:
         }
         for layout, users in zip(plan.layouts, layout_users(plan), strict=True)
     ]
-    return {"maps": [asdict(m) for m in summarise_maps(plan)], "layouts": layouts}
+    return {
+        "maps": [asdict(m) for m in summarise_maps(plan)],
+        "layouts": layouts,
+        "precision": describe_precision(plan),
+    }

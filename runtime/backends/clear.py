@@ -1,19 +1,24 @@
 """The clear backend: slot vectors in numpy, exact up to float64.
 
 A value is an array (samples, slots), complex; levels and scales have no effect. It runs the same
-operations in the same layouts as an encrypted run, so it checks everything but noise.
+operations in the same layouts as an encrypted run, so it checks everything but noise. Layers that
+leave their calibrated range are told of (`runtime.ranges`); what wraps around in a refresh does so
+here as it does encrypted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhecompile.ckks.bootstrap import evaluate_series
+from fhecompile.plan import Plan
 from runtime.backends.base import Backend, OperationNode
+from runtime.constants import ConstantStore
+from runtime.ranges import RangeWatch, message
 
 SlotArray = NDArray[np.complex128]
 Operands = Sequence[SlotArray]
@@ -23,6 +28,23 @@ class ClearBackend(Backend):
     """See the module docstring."""
 
     name: ClassVar[str] = "clear"
+
+    def __init__(self, plan: Plan, constants: ConstantStore) -> None:
+        super().__init__(plan, constants)
+        self.ranges = RangeWatch(plan)
+
+    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
+        super().begin(images, done)
+        self.ranges.clear()
+
+    def execute(self, node: OperationNode, operands: Sequence[Any]) -> Any:
+        value = super().execute(node, operands)
+        self.ranges.see(node.number, value, self.noise_peak(node))
+        return value
+
+    def noise_peak(self, node: OperationNode) -> float:
+        """What noise adds to the value of an operation is less."""
+        return 0.0
 
     def rotate(self, node: OperationNode, operands: Operands) -> SlotArray:
         return np.roll(operands[0], -node.attributes["offset"], axis=-1)
@@ -115,8 +137,9 @@ class ClearBackend(Backend):
 
     def message(self, node: OperationNode, x: SlotArray) -> SlotArray:
         """m of `fhecompile.ckks.bootstrap` for the operand of a refresh."""
-        factor: float = 2.0 ** (node.operand_types[0].scale - self.plan.parameters.prime_bits)
-        return x * factor
+        m = message(self.plan, node.operand_types[0].scale, x)
+        self.ranges.see_message(node.number, m)
+        return m
 
     def refreshed(self, node: OperationNode, m: SlotArray) -> SlotArray:
         """The value of a refresh of m."""

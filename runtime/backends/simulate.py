@@ -2,17 +2,18 @@
 
 Noise is drawn with the standard deviations of `fhecompile.ckks.noise`, divided by the scale of the
 value: encoding rounds each constant (drawn once per constant, as in a real run), rescaling and key
-switching add theirs, refreshes before and after their function; a mask leaves its leak. Sums and
-products are exact modulo Q; a value that does not fit its modulus where it is divided or decrypted,
-or wraps around where it is refreshed, is an error, as its encrypted result would be random. One
-that leaves the calibrated range of its layer (`runtime.ranges`) is told of.
+switching add theirs, refreshes before and after their function; a mask leaves its leak, and a
+rescale divides by a prime that is near a power of two. Sums and products are exact modulo Q; a
+value that does not fit its modulus where it is divided or decrypted, or wraps around where it is
+refreshed, is an error, as its encrypted result would be random. One that leaves the calibrated
+range of its layer, or what a refresh was fitted on (`runtime.ranges`), is told of.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,6 @@ from fhecompile.plan import Plan
 from runtime.backends.base import OperationNode
 from runtime.backends.clear import ClearBackend, SlotArray
 from runtime.constants import ConstantStore
-from runtime.ranges import RangeWatch
 
 Operands = Sequence[SlotArray]
 NOISE_PEAK = 64.0  # what noise adds to a value is less, in standard deviations of a key switch
@@ -45,16 +45,10 @@ class SimulateBackend(ClearBackend):
         self._refresh = noise.refresh_error(n, plan.parameters.prime_bits)
         self._seed = seed
         self._local = threading.local()
-        self.ranges = RangeWatch(plan)
 
-    def begin(self, images: int, done: Mapping[int, int] | None = None) -> None:
-        super().begin(images, done)
-        self.ranges.clear()
-
-    def execute(self, node: OperationNode, operands: Sequence[Any]) -> Any:
-        value = super().execute(node, operands)
-        self.ranges.see(node.number, value, NOISE_PEAK * self._key_switch * 2.0**-node.type.scale)
-        return value
+    def noise_peak(self, node: OperationNode) -> float:
+        peak: float = NOISE_PEAK * self._key_switch * 2.0**-node.type.scale
+        return peak
 
     def encrypt(self, values: SlotArray, scale: float) -> SlotArray:
         """A fresh encryption of slot vectors."""
@@ -84,8 +78,10 @@ class SimulateBackend(ClearBackend):
         return kept
 
     def rescale(self, node: OperationNode, operands: Operands) -> SlotArray:
-        fitting = self._fits(operands[0], node)
-        return self._noisy(fitting, self._rescale, node.type.scale)
+        p = self.plan.parameters
+        off = noise.prime_distance(p.ring_dimension, p.prime_bits, node.type.level)
+        divided = (1.0 + off) * self._fits(operands[0], node)
+        return self._noisy(divided, self._rescale, node.type.scale)
 
     def refresh(self, node: OperationNode, operands: Operands) -> SlotArray:
         m = self.message(node, operands[0])

@@ -158,7 +158,7 @@ class _Builder:
                 keys=KeysInfo(tuple(sorted(rotations)), False, bool(groups)),
                 maps=(),
                 vectors=(),
-                layers=(LayerInfo(name, "", name, -1.0, 1.0, 0),),
+                layers=(LayerInfo(name, "", name, -1.0, 1.0, 0, 0.0, None, 0, ()),),
                 operations=tuple(self.operations),
             ),
             {},

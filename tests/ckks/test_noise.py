@@ -78,6 +78,21 @@ def test_key_switch(random: Random, n: int, digits: int) -> None:
     agrees(errors, noise.key_switch_error(n, digits))
 
 
+def test_primes_on_both_sides_of_a_power_of_two() -> None:
+    """Against the primes that are 1 modulo 2N: of 40, the distances on average, all signs."""
+    n, bits = 64, 22
+    sieve = np.ones(1 << (bits + 1), bool)
+    for p in range(2, 1 << (bits // 2 + 1)):
+        sieve[p * p :: p] = False
+    primes = [p for p in range(1, len(sieve), 2 * n) if sieve[p]]
+    below, above = ([p for p in primes if (p > 1 << bits) == side] for side in (False, True))
+    dropped = [p for pair in zip(above, below[::-1], strict=False) for p in pair][:40]
+    found = np.array([(1 << bits) / p - 1 for p in dropped])
+    expected = [noise.prime_distance(n, bits, k) for k in range(1, 41)]
+    assert np.array_equal(np.sign(found), np.sign(expected))
+    assert np.abs(found).sum() == pytest.approx(np.abs(expected).sum(), rel=0.2)
+
+
 def test_slots_are_values_at_roots_of_unity() -> None:
     n, coefficients = 8, np.arange(8.0)
     roots = np.exp(1j * np.pi * (1 - 2 * np.arange(n)) / n)

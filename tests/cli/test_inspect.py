@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fhecompile.version import __version__
 from passes import BUILT_IN
 from tests.cli.conftest import Call
+from tests.conftest import Golden
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = [
@@ -92,6 +94,19 @@ def test_explain_shows_maps_and_layouts(call: Call, plan: Path) -> None:
         *("0", "n=1", "f=4", "100", "%"),
         *("=", "=", "=", "=", "=", "|", "f1", "f0", "x"),
     ]
+
+
+def test_explain_shows_precision(call: Call, plan: Path, golden: Golden) -> None:
+    shown = call("inspect", plan, "--explain").out
+    table = shown[shown.index("precision, predicted") : shown.index("OpenFHE parameters")]
+    golden("precision.txt", "\n".join(line.rstrip() for line in table.rstrip().splitlines()) + "\n")
+    described = json.loads(call("inspect", plan, "--json").out)["precision"]
+    assert [row["layer"] for row in described] == ["x", "hidden", "active", "y", "y.output"]
+    hidden = described[1]
+    assert set(hidden) == {"layer", "source", "op", "low", "high", "noise", "fitted", "bits"}
+    largest = max(-hidden["low"], hidden["high"])
+    assert hidden["bits"] == pytest.approx(math.log2(largest / hidden["noise"]))
+    assert hidden["fitted"] == 0.0
 
 
 def test_explain_of_a_model_is_that_of_its_plan(call: Call, model: Path) -> None:

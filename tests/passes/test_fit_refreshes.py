@@ -106,7 +106,9 @@ def test_what_the_refresh_says() -> None:
     u = np.linspace(-2.4, 2.4, 4001)
     largest = float(np.abs(node.value(u)).max())
     assert node.gain * largest == pytest.approx(0.8, rel=1e-3)
-    assert result.remarks[0] == "f: relu on -1.4 to 3.4 in a refresh, 13 terms, error 0.006"
+    assert result.remarks[0] == (
+        "f: relu on -1.4 to 3.4 in a refresh, 13 terms, error over largest value there 0.006"
+    )
     change, _ = changes(applied("relu"), graph, between(-1.0, 1.0))
     assert result.remarks[1:] == (f"the outputs change by {change:.2g} at most",)
     (fitted,) = result.program.facts[FittedFunctions].functions

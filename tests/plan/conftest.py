@@ -72,6 +72,7 @@ def written() -> tuple[Fields, Arrays]:
     }
     ends = {"shape": [1, 4], "low": -1.0, "high": 1.0}
     counts = {"low": 0.0, "high": 1.0, "multiply_accumulates": 0}
+    errors = {"noise": 0.01, "fitted": None, "layout": 0, "values": [0]}
     pair = {"maps": [0, 0], "scales": [20.0, 20.0]}
     fields: Fields = {
         "format_version": FORMAT_VERSION,
@@ -122,7 +123,7 @@ def written() -> tuple[Fields, Arrays]:
         ],
         "vectors": [{"values": "bias", "layout": 0}],
         "series": [],
-        "layers": [{"name": "x", "source": "", "op": "input", **counts}],
+        "layers": [{"name": "x", "source": "", "op": "input", **counts, **errors}],
         "prediction": {
             "error": 0.1,
             "fitted_error": 0.05,

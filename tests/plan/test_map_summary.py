@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -105,22 +104,6 @@ def test_a_huge_map_is_counted_piece_by_piece(written: tuple[Fields, Arrays]) ->
 
 def test_layouts_know_their_layers(small: Plan) -> None:
     assert layout_users(small) == [["x"], ["hidden", "active"], ["y", "y.output"]]
-
-
-def test_a_sum_of_all_slots_has_no_layout(written: tuple[Fields, Arrays]) -> None:
-    fields, arrays = written
-    counts: dict[str, Any] = {"low": 0.0, "high": 1.0, "multiply_accumulates": 4}
-    fields["layers"].append({"name": "sum", "source": "", "op": "affine", **counts})
-    fields["operations"] = [
-        fields["operations"][0],
-        ["rotate", [0], {"offset": 2}, 1],
-        ["add", [0, 1], {}, 1],
-        ["rotate", [2], {"offset": 1}, 1],
-        ["add", [2, 3], {}, 1],
-    ]
-    fields["outputs"] = []
-    plan = Plan(msgspec.convert(fields, Program), arrays)
-    assert layout_users(plan) == [["x"], [], [], []]
 
 
 def test_the_same_after_a_round_trip(small: Plan, tmp_path: Path) -> None:

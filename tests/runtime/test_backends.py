@@ -6,6 +6,7 @@ import math
 import sys
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from fhecompile.ckks import noise
 from fhecompile.ckks.operations import OPERATIONS, ValueType, result_type
 from fhecompile.ckks.slot_mask import mask_leak
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError, InternalError
+from fhecompile.plan import Plan
 from runtime.backends.base import Backend, OperationNode, operation_nodes
 from runtime.backends.clear import ClearBackend
 from runtime.backends.openfhe import OpenfheBackend
@@ -151,6 +153,21 @@ def test_noise_of_a_square_and_a_rescale(simulate: SimulateBackend) -> None:
     assert rounding > 5 * inherited  # so that the formula of the rescale is what is checked
     expected = math.hypot(inherited, key_switch, rounding)
     assert spread(rescaled - x**2) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_rescale_divides_by_a_prime() -> None:
+    """With primes of 20 bits that is seen: 2^40 / p, the first one above 2^20."""
+    small = msgspec.structs.replace(PLAN.program.parameters, prime_bits=20)
+    plan = Plan(msgspec.structs.replace(PLAN.program, parameters=small), PLAN.arrays)
+    backend = SimulateBackend(plan, ConstantStore(plan))
+    x = np.ones((400, P.slots), np.complex128)
+    kind = ValueType("ciphertext", 0, 40.0)
+    rescale = OperationNode(
+        0, "rescale", (0,), {}, 0, result_type("rescale", [kind], {}, 20), (kind,)
+    )
+    found = np.mean(backend.rescale(rescale, [x]).real) - 1
+    expected = noise.prime_distance(P.ring_dimension, 20, 1)
+    assert expected < 0 and found == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("op", ["rotate", "conjugate", "mul", "square"])

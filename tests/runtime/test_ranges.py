@@ -15,7 +15,8 @@ from fhecompile.options import CompileOptions
 from fhecompile.plan import Plan
 from runtime.inputs import CalibrationWarning
 from runtime.ranges import RangeWatch
-from tests.support import FloatArray, Network, convolution_plan
+from runtime.session import InferenceSession
+from tests.support import REFRESHING, FloatArray, Network, convolution_plan
 
 MODELS = Path(__file__).parents[2] / "models"
 FEATURES = 8
@@ -89,12 +90,106 @@ def test_only_what_leaves_a_linear_layer_is_looked_at() -> None:
         i for i, reader in read if layers[i].op == "affine" and operations[i].layer != reader
     }
     assert {layers[i].name for i in leaving} == {"norm", "y"}
+    slots = plan.parameters.slots
     for number in range(len(operations)):
-        watch.see(number, np.full(4, 1e6 - 1e9j), 1.0)
+        watch.see(number, np.full(slots, 1e6 - 1e9j), 1.0)
         assert bool(watch.text()) == (number in leaving)
         watch.clear()
     number, high = min(leaving), layers[min(leaving)].high
     for value, error, seen in ((1.49, 0.0, ""), (-1.51, 0.0, "layer"), (1.51, 0.02 * high, "")):
-        watch.see(number, np.full(4, value * high, np.complex128), error)
+        watch.see(number, np.full(slots, value * high, np.complex128), error)
         assert watch.text()[:5] == seen
         watch.clear()
+
+
+# ---------------------------------------------------------------------------- what refreshes read
+
+
+@pytest.fixture(scope="module")
+def refreshed() -> Plan:
+    """relu of half the sum of x in a refresh, seen on [-1, 1] and so fitted on [-1.2, 1.2]."""
+    net = Network(x=(1, FEATURES))
+    y = net.op("MatMul", "x", np.ones((FEATURES, 2)) / 2, name="sum")
+    y = net.op("Relu", y, name="relu")
+    net.op("MatMul", y, np.array([[1.0, 0.5], [0.0, 1.0]]), name="y")
+    means = np.linspace(-0.25, 0.25, 41)[:, None, None]
+    x = 0.75 * (-1.0) ** np.arange(FEATURES) + means
+    options = CompileOptions(
+        ring_dimension=2048, insecure_toy=True, precision_bits=4.0, passes=REFRESHING
+    )
+    return compile_model(net.model("y"), x, options).plan
+
+
+def inputs_of(operand: float) -> FloatArray:
+    """Inputs, all of them in their range, for which the relu's operand is so large."""
+    return np.full((1, FEATURES), operand / 4)
+
+
+SERIES = "layer relu refreshes values of up to {:.3g} times the range its series was fitted on"
+
+
+@pytest.mark.parametrize("mode", ["clear", "simulate"])
+def test_a_refresh_beyond_what_it_was_fitted_on(refreshed: Plan, mode: str) -> None:
+    for operand, seen in ((1.0, False), (-1.2, False), (1.3, True), (-1.3, True)):
+        found = [text for text in complaints(refreshed, inputs_of(operand), mode) if "relu" in text]
+        expected = [SERIES.format(1.3 / 1.2) + "; results may be wrong"] if seen else []
+        assert found == expected
+
+
+def test_what_wraps_around_is_told_in_clear(refreshed: Plan) -> None:
+    first, second, *others = complaints(refreshed, inputs_of(1.8), "clear")
+    assert first == (
+        "layer sum reaches a magnitude of 1.8, calibrated for -1 .. 1; results may be wrong"
+    )
+    assert second == (
+        SERIES.format(1.5) + ", which wrap around from 1.25 times on; results may be wrong"
+    )
+    assert others == []  # relu of 1.8 - 3 is zero: nothing else would tell
+
+
+def test_what_wraps_around_is_refused_in_simulation(refreshed: Plan) -> None:
+    with pytest.raises(FheCompileError) as caught:
+        complaints(refreshed, inputs_of(1.8), "simulate")
+    assert caught.value.render() == (
+        "relu: a value of 1.2 wraps around in a refresh, where 1 is the end; an encrypted run "
+        "would be wrong [value-overflow]\n"
+        "  hint: layer sum reaches a magnitude of 1.8, calibrated for -1 .. 1: calibrate with data "
+        "that covers this input and compile again"
+    )
+
+
+def test_an_encrypted_run_wraps_around_as_the_clear_one_does(refreshed: Plan) -> None:
+    """Half a period is 1.5: at 1.3 the series is off, 1.8 is -1.2 again, and -2.2 is 0.8."""
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    x = np.stack([inputs_of(value) for value in (0.7, 1.3, 1.8, -2.2)])
+    found = {}
+    for mode in ("clear", "encrypt"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)
+            with InferenceSession(refreshed, mode, insecure_toy=True, threads=1) as session:  # type: ignore[arg-type]
+                (found[mode],) = session.run(None, {"x": x})
+    assert np.abs(found["encrypt"] - found["clear"]).max() < 1e-5
+    y = found["encrypt"][:, 0]
+    assert y[0] == pytest.approx(0.7, abs=0.05) and y[1] == pytest.approx(1.3, abs=0.4)
+    assert y[2] == pytest.approx(0.0, abs=0.05) and y[3] == pytest.approx(0.8, abs=0.05)
+
+
+def test_an_encrypted_run_that_measures_tells_it(refreshed: Plan) -> None:
+    """Otherwise the client knows outputs alone, and these are in their range."""
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    for precision in (True, False):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)
+            with InferenceSession(
+                refreshed, "encrypt", insecure_toy=True, threads=1, precision=precision
+            ) as session:
+                session.run(None, {"x": inputs_of(1.8)})
+        texts = session.outside.texts
+        if not precision:
+            assert texts == {}
+            continue
+        assert list(texts) == ["layer sum", "refresh of layer relu"]
+        assert texts["layer sum"].startswith("layer sum reaches a magnitude of 1.8, calibrated ")
+        assert texts["refresh of layer relu"] == (
+            SERIES.format(1.5) + ", which wrap around from 1.25 times on; results may be wrong"
+        )
