@@ -9,10 +9,9 @@ between two refreshes. So what is cheaper for one function depends on the others
     choice              the cheapest levels of the network where every function can be either
                         (`fhecompile.ir.level_search`), or polynomials for all that have one: then
                         series of what is left, or of values as they are, are shorter
-    taken               of these and no polynomials at all, with refreshes placed and parameters
-                        chosen, the one with the least seconds sqrt(bytes of a key), if it keeps the
-                        promise that the series were fitted to: more primes make larger keys, which
-                        a tenth of the time would not be worth
+    taken               the one with the least seconds sqrt(bytes of a key), as more primes make
+                        larger keys, if that saves a twentieth of what refreshes alone take, and if
+                        it keeps the promise that the series were fitted to
 
 A function that a user gave a degree or a kind of polynomial for gets that polynomial. Ranges are
 measured again in the end.
@@ -20,14 +19,12 @@ measured again in the end.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from fhecompile.ckks.parameters import Parameters
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.approximation import Approximation
 from fhecompile.functions.candidates import DEGREES, candidates
@@ -40,16 +37,15 @@ from fhecompile.ir.fitted_series import FittedSeries
 from fhecompile.ir.function_options import options_by_function
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.refresh_places import PolynomialWay
-from fhecompile.ir.scales import latest_inputs, plan_scales
+from fhecompile.ir.scales import plan_scales
 from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
-from fhecompile.ir.work_model import predict_work
 from fhecompile.options import FunctionOptions
 from passes.fit_functions import MOST_SAMPLES, ApproximationError
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 from passes.lower_polynomials import LowerPolynomials, lowered
-from passes.place_refreshes import PlaceRefreshes, find_places
-from passes.select_parameters import ScaleChoice
-from passes.select_refreshes import SelectRefreshes
+from passes.place_refreshes import find_places
+
+WORTH = 0.95
 
 Polynomials = Mapping[str, Approximation]  # by the functions' names
 
@@ -110,6 +106,8 @@ class _Choice:
     def __init__(self, options: ChoosePolynomials, program: Program, fitted: FittedSeries) -> None:
         self.options, self.program, self.fitted = options, program, fitted
         self.wishes = options_by_function(program.options.activations, fitted.functions)
+        self.policy = find_places(program).policy
+        self.steps: dict[Hashable, tuple[int, tuple[tuple[Node, int], ...]]] = {}
 
     def cheapest(self) -> Polynomials:
         """By name of the functions that get one."""
@@ -124,16 +122,22 @@ class _Choice:
                 asked[node.name] = self._best(node, wish)
             elif found := self._precise_enough(node):
                 possible[node.name] = found
-        choices = [asked]
-        if possible:
-            ways = {name: self._way(name, p) for name, p in possible.items()}
-            mixed = find_places(self._lowered(asked), ways).cheapest_polynomials()
-            choices += [asked | {name: possible[name] for name in mixed}, asked | possible]
-        kept = [asked]
-        for choice in choices[1:]:
-            if choice not in kept and fitted.changed(choice) <= fitted.allowed:
-                kept.append(choice)
-        return min(kept, key=self._cost) if len(kept) > 1 else asked
+        if not possible:
+            return asked
+        given = self._lowered(asked)
+        ways = {
+            n.name: self._way(n, possible[n.name]) for n in fitted.functions if n.name in possible
+        }
+        least, _ = find_places(given).estimate()
+        mixed_cost, mixed = find_places(given, ways).estimate()
+        all_cost, _ = find_places(given, ways, all_ways=True).estimate()
+        choices = [(mixed_cost, {name: possible[name] for name in mixed}), (all_cost, possible)]
+        for cost, chosen in sorted(choices, key=lambda choice: choice[0]):
+            if not chosen or cost > WORTH * least:
+                break
+            if fitted.changed(asked | chosen) <= fitted.allowed:
+                return asked | chosen
+        return asked
 
     def _precise_enough(self, node: Function) -> Approximation | None:
         """The cheapest polynomial that errs no more than the series."""
@@ -149,7 +153,8 @@ class _Choice:
         if quick.error * share > 2.0 * allowed:
             return None
         seen = histogram.low, histogram.high
-        wish = FunctionOptions(degree=self.options.degree)
+        # Nearest where values are frequent, as the series is; the others take long to find.
+        wish = FunctionOptions(degree=self.options.degree, function="weighted")
         for p in candidates(f, seen, interval, histogram.density, wish):
             if p.unit is not None and p.error * p.unit * share <= allowed:
                 return p
@@ -174,32 +179,20 @@ class _Choice:
 
     def _lowered(self, polynomials: Polynomials) -> Program:
         graph = self.fitted.written(polynomials)
-        program = LowerPolynomials().run(replace(self.program, graph=graph)).program
-        return InferRanges().run(program).program
+        return LowerPolynomials().run(replace(self.program, graph=graph)).program
 
-    def _cost(self, polynomials: Polynomials) -> float:
-        """What the choice is judged by; infinite where refreshes cannot be placed."""
-        try:
-            placed = PlaceRefreshes().run(self._lowered(polynomials)).program
-            found = SelectRefreshes().run(placed).program
-        except FheCompileError:
-            return math.inf
-        p, policy = found.facts[Parameters], found.facts[ScaleChoice].policy
-        scales = plan_scales(found.graph, policy)
-        start = latest_inputs(found.graph, scales, found.facts[Ranges].largest, p)
-        seconds = predict_work(found.graph, plan_scales(found.graph, policy, start), p)
-        return seconds * math.sqrt(p.key_bytes)
-
-    def _way(self, name: str, p: Approximation) -> PolynomialWay:
+    def _way(self, node: Function, p: Approximation) -> PolynomialWay:
         """What the polynomial takes by itself, behind a value that has just been rescaled."""
-        (node,) = (node for node in self.fitted.functions if node.name == name)
-        operand = Input(name=node.inputs[0], shape=node.shape)
-        nodes: list[Node] = [operand, *lowered(approximation_nodes(node, operand.name, p))]
-        end = Output(name=f"{name}.output", inputs=(name,), shape=node.shape, label=name)
-        graph = TensorGraph(name, {n.name: n for n in [*nodes, end]})
-        policy = find_places(self.program).policy
-        plan = plan_scales(graph, replace(policy, bootstrap=None))
-        steps = [
-            (n, max(plan.level[i] for i in n.inputs)) for n in graph if n.inputs and n is not end
-        ]
-        return PolynomialWay(operand.name, plan.level[name], tuple(steps))
+        (operand,) = self.program.graph[node.name].inputs
+        key = node.shape, type(p), p.degrees
+        if key not in self.steps:
+            nodes: list[Node] = [Input(name=operand, shape=node.shape)]
+            nodes += lowered(approximation_nodes(node, operand, p))
+            end = Output(
+                name=f"{node.name}.output", inputs=(node.name,), shape=node.shape, label=node.name
+            )
+            graph = TensorGraph(node.name, {n.name: n for n in [*nodes, end]})
+            plan = plan_scales(graph, replace(self.policy, bootstrap=None))
+            steps = tuple((n, max(plan.level[i] for i in n.inputs)) for n in nodes[1:])
+            self.steps[key] = plan.level[node.name], steps
+        return PolynomialWay(operand, *self.steps[key])

@@ -61,8 +61,11 @@ class PlaceRefreshes(Pass):
         return PassResult(replace(program.having(*facts), graph=graph), True, tuple(remarks))
 
 
-def find_places(program: Program, ways: Mapping[str, PolynomialWay] | None = None) -> RefreshPlaces:
-    """The search for the places of a program's refreshes; `ways` as there."""
+def find_places(
+    program: Program, ways: Mapping[str, PolynomialWay] | None = None, all_ways: bool = False
+) -> RefreshPlaces:
+    """The search for the places of a program's refreshes; `ways` and `all_ways` as there."""
     facts = program.facts
     polynomials = facts[LoweredPolynomials].nodes if LoweredPolynomials in facts else {}
-    return RefreshPlaces(program.graph, program.options, facts[Ranges].largest, polynomials, ways)
+    largest = facts[Ranges].largest
+    return RefreshPlaces(program.graph, program.options, largest, polynomials, ways, all_ways)

@@ -84,6 +84,7 @@ class RefreshPlaces:
         largest: the largest value of every node.
         polynomials: what has been lowered, by name: the names of its nodes.
         ways: polynomials that may stand for refreshes, by the names of these.
+        all_ways: whether all of them do, which shortens the longest series.
     """
 
     def __init__(
@@ -93,12 +94,16 @@ class RefreshPlaces:
         largest: Mapping[str, float],
         polynomials: Mapping[str, Collection[str]],
         ways: Mapping[str, PolynomialWay] | None = None,
+        all_ways: bool = False,
     ) -> None:
+        self.all_ways = all_ways
         self.graph, self.options, self.largest = graph, options, largest
         self.ways = ways or {}
         self.budget = options.level_budget
         self.wholes = _wholes(graph, polynomials)
-        functions = [node.terms for node in self.graph if isinstance(node, Refresh)]
+        gone = self.ways if all_ways else {}
+        refreshes = [node for node in graph if isinstance(node, Refresh)]
+        functions = [node.terms for node in refreshes if node.name not in gone]
         self.plain = fit_plain(max(functions, default=0))
         terms = max([*functions, self.plain.terms])
         self.bootstrap = Bootstrap(TRANSFORM_LEVELS, TRANSFORM_LEVELS, terms)
@@ -143,16 +148,21 @@ class RefreshPlaces:
             raise self._too_deep(refused)
         return best
 
-    def cheapest_polynomials(self) -> frozenset[str]:
-        """Those of `ways` that are taken in the cheapest plan over all numbers of primes."""
+    def estimate(self) -> tuple[float, frozenset[str]]:
+        """The least seconds sqrt(bytes of a key) over all R, and the polynomials taken then.
+
+        More primes save refreshes, and make keys larger.
+        """
         scales = plan_scales(self.graph, self.policy)
         most = self._most_primes()
-        best: Assignment | None = None
+        best, taken = math.inf, frozenset[str]()
         for primes in range(1, min(self.budget or most, most) + 1):
             found = solve(self._problem(primes, scales), refresh_only_if_needed=False)
-            if isinstance(found, Assignment) and (best is None or found.seconds < best.seconds):
-                best = found
-        return frozenset() if best is None else best.alternatives
+            if isinstance(found, Assignment):
+                cost = found.seconds * math.sqrt(self._at(primes).key_bytes)
+                if cost < best:
+                    best, taken = cost, found.alternatives
+        return best, taken
 
     def _within(self, budget: int, scales: ScalePlan) -> Assignment:
         """The plan for the most primes that takes no more than the budget.
@@ -233,15 +243,15 @@ class RefreshPlaces:
             n, levels, PRIME_BITS, PRIME_BITS + 1, digits, bits, bootstrap=self.bootstrap
         )
 
-    def _priced_with(self, levels: int) -> Parameters:
-        """Of so many primes, with the fewest digits that are secure: more primes take more."""
+    def _at(self, primes: int) -> Parameters:
+        """With R, and the fewest digits that are secure: more primes take more."""
         n = self.options.ring_dimension or COST_RING
+        levels = self.bootstrap.output_level + primes + self.bootstrap.operand_primes
         found = [self._parameters(n, levels, d) for d in range(1, MOST_DIGITS)]
         return next((p for p in found if p.is_secure()), found[COST_DIGITS - 1])
 
     def _problem(self, primes: int, scales: ScalePlan) -> LevelProblem:
-        bottom = self.bootstrap.output_level + primes
-        parameters = self._priced_with(bottom + self.bootstrap.operand_primes)
+        bottom, parameters = self.bootstrap.output_level + primes, self._at(primes)
         fresh = primes if self.budget else bottom
         nodes = []
         for node in self.graph:
@@ -264,6 +274,9 @@ class RefreshPlaces:
                 if node.name in self.ways:
                     way = self.ways[node.name]
                     other = way.level_node(node, fresh, bottom, cost, parameters)
+                    if self.all_ways:
+                        nodes.append(other)
+                        continue
                 made = replace(
                     made,
                     consumed=0,
