@@ -17,7 +17,7 @@ from fhecompile.ir.slots import SlotGraph, SlotNode
 from fhecompile.plan.schema import KeysInfo
 from passes.share_rotations import RotationKeys
 
-RUNTIME_BYTES = 64 << 20  # interpreter, libraries, tables of a context
+RUNTIME_BYTES = 160 << 20  # interpreter, libraries, plan
 WORKING_CIPHERTEXTS = 8  # temporaries of the operations in flight
 REFRESH_CIPHERTEXTS = 20  # rotated babies in the basis QP, or powers of the exponential
 
@@ -91,9 +91,8 @@ def _memory(graph: SlotGraph, parameters: Parameters, keys: RotationKeys) -> Mem
     info = KeysInfo(keys.offsets, keys.conjugation, relinearisation, keys.refreshes)
     key_bytes = info.count * parameters.key_bytes
     expanded = sorted(len(m.diagonals) * parameters.slots * 16 for m in graph.maps)
-    # Two maps are expanded at a time. The copy that is made meanwhile is gone when most
-    # ciphertexts are alive.
-    working = RUNTIME_BYTES + sum(expanded[-2:])
+    # Two maps are expanded at a time, each needing a working copy.
+    working = RUNTIME_BYTES + 2 * sum(expanded[-2:])
     working += WORKING_CIPHERTEXTS * parameters.ciphertext_bytes()
     for slots in keys.refreshes:
         working += refresh_plaintext_bytes(parameters, slots)

@@ -35,6 +35,7 @@ from runtime.key_stages import CONJUGATION, REFRESH, RELINEARISATION, list_keys,
 from runtime.library import load_openfhe, make_context, unreadable, wrapped
 
 Ciphertext = Any
+MADE_AT_ONCE = 8  # keys that OpenFHE's threads share; Ctrl-C waits for them
 SWITCH_SLOTS = 2  # fewest slots, of which a refresh needs the fewest rotations
 
 
@@ -117,7 +118,7 @@ def generate_keys(
 ) -> tuple[SecretContext, ServerContext]:
     """A fresh key pair and the evaluation keys a plan lists.
 
-    Evaluation keys are independent of each other and are made on `threads` threads.
+    With more than one of `threads`, OpenFHE makes several keys at the same time.
     """
     secret = generate_key_pair(parameters)
     server = ServerContext(secret.context, secret.secret_key.GetKeyTag(), parameters)
@@ -126,8 +127,13 @@ def generate_keys(
     if keys.relinearisation:
         with wrapped("generating keys"), changing_keys():
             secret.context.EvalMultKeyGen(secret.secret_key)
-    for _ in generate_automorphism_keys(secret, keys, threads):
-        pass  # OpenFHE keeps what it makes
+    indices = list(automorphism_indices(parameters, keys).values())
+    allow_inner_threads(threads > 1)
+    for start in range(0, len(indices), MADE_AT_ONCE):
+        # OpenFHE keeps what it makes, in a map without a lock: its own threads share the work.
+        with wrapped("generating keys"), changing_keys():
+            chunk = indices[start : start + MADE_AT_ONCE]
+            secret.context.EvalAutomorphismKeyGen(secret.secret_key, chunk)
     return secret, server
 
 
@@ -173,22 +179,24 @@ def generate_refresh_keys(secret: SecretContext) -> Any:
 def generate_automorphism_keys(
     secret: SecretContext, keys: KeysInfo, threads: int
 ) -> Iterator[tuple[str, Any]]:
-    """(name, evaluation key) of each rotation and the conjugation, made on `threads` threads.
+    """(name, evaluation key) of each rotation and the conjugation, one by one.
 
-    OpenFHE keeps each under the key's tag: who wants few in memory clears these in between, and
-    inserts a map of nobody else again (`runtime.key_maps`).
+    The next one is made while the caller is busy with one, by several threads of OpenFHE's if
+    `threads` is more than one. It keeps each under the key's tag: who wants few in memory clears
+    these in between, and inserts a map of nobody else again (`runtime.key_maps`).
     """
     with changing_keys():
         insert_automorphism_keys(secret.context, secret.secret_key.GetKeyTag(), ())
     left = iter(automorphism_indices(secret.parameters, keys).items())
 
     def make(index: int) -> Any:
-        with wrapped("generating keys"), using_keys():
+        with wrapped("generating keys"), changing_keys():
             return secret.context.EvalAutomorphismKeyGen(secret.secret_key, [index])
 
-    with ThreadPoolExecutor(threads, initializer=allow_inner_threads, initargs=(False,)) as pool:
+    inner = (threads > 1,)
+    with ThreadPoolExecutor(1, initializer=allow_inner_threads, initargs=inner) as pool:
         # Few keys are asked for ahead, so that Ctrl-C need not wait for all of them either.
-        begun = deque((name, pool.submit(make, index)) for name, index in islice(left, threads))
+        begun = deque((name, pool.submit(make, index)) for name, index in islice(left, 1))
         while begun:
             name, future = begun.popleft()
             future.result()

@@ -196,7 +196,7 @@ def test_not_enough_memory(
     )
     assert done.code == 3
     assert done.err.splitlines()[1:] == [
-        "error: an encrypted run needs at least 65 MiB of memory, even with evaluation keys on "
+        "error: an encrypted run needs at least 161 MiB of memory, even with evaluation keys on "
         "disk; 50 MiB are free [not-enough-memory]",
         "  hint: free some memory, use a bigger machine, or run with --mode simulate",
     ]
