@@ -254,11 +254,13 @@ class RefreshPlaces:
         bottom, parameters = self.bootstrap.output_level + primes, self._at(primes)
         fresh = primes if self.budget else bottom
         nodes = []
+        users = self.graph.users()
         for node in self.graph:
             if node.name in self.inside:
                 continue
             if isinstance(node, Input):
-                nodes.append(LevelNode(node.name, fresh=fresh))
+                if users[node.name]:  # users may have inputs that nothing reads
+                    nodes.append(LevelNode(node.name, fresh=fresh))
                 continue
             cost = math.inf
             if not isinstance(node, Output):

@@ -11,7 +11,7 @@ from fhecompile.ir.evaluate import evaluate
 from fhecompile.ir.program import Program
 from fhecompile.ir.refresh_places import MARGIN, PLAIN_TERMS, fit_plain
 from fhecompile.ir.scales import ScalePolicy, plan_scales
-from fhecompile.ir.tensor import Refresh, TensorGraph
+from fhecompile.ir.tensor import Input, Refresh, TensorGraph
 from passes import REFRESHED_PIPELINE
 from passes.infer_ranges import Ranges
 from tests.graphs import Builder, of_kind, run_passes
@@ -72,6 +72,12 @@ def test_functions_that_refresh_are_enough() -> None:
     graph = b.output(b.affine("last", {value: np.ones((2, 4))}))
     refreshes = of_kind(place(graph, precision_bits=5).graph, Refresh)
     assert [node.name for node in refreshes] == [f"relu{k}" for k in range(6)]
+
+
+def test_an_input_that_nothing_reads() -> None:
+    graph = quadratics(8)
+    graph.add(Input(name="unused", shape=(1, 3)))
+    assert len(of_kind(place(graph, level_budget=6).graph, Input)) == 2
 
 
 @pytest.mark.parametrize("skips", [0, 2])
