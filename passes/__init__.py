@@ -16,6 +16,7 @@ BUILT_IN = (
     "batch_samples",
     "fit_functions",
     "fit_refreshes",
+    "merge_refreshes",
     "choose_polynomials",
     "place_refreshes",
     "balance_quadratics",
@@ -52,6 +53,6 @@ DEFAULT_PIPELINE = f"{_GRAPH}fit_functions,{_POLYNOMIALS}select_parameters,{_SLO
 
 # For deeper ones: values get new primes on the way, and functions are evaluated as they do.
 REFRESHED_PIPELINE = (
-    f"{_GRAPH}fit_refreshes,choose_polynomials,{_POLYNOMIALS}place_refreshes,select_refreshes,"
-    f"{_SLOTS}"
+    f"{_GRAPH}fit_refreshes,merge_refreshes,choose_polynomials,{_POLYNOMIALS}place_refreshes,"
+    f"select_refreshes,{_SLOTS}"
 )

@@ -145,6 +145,7 @@ class _Fit:
                 self.measured,
                 self.histograms,
                 allowed,
+                self.options.margin,
             )
             changed = found.changed(enough=allowed)
             if changed <= allowed:

@@ -85,6 +85,7 @@ class ElementwiseFunction:
         nonnegative: whether no value is below zero.
         pieces: intervals on which it is a polynomial.
         mirrored: whether f(x) - f(-x) is a multiple of x.
+        homogeneous: whether f(s x) = s f(x) for all s > 0.
     """
 
     name: str
@@ -94,6 +95,7 @@ class ElementwiseFunction:
     nonnegative: bool = False
     pieces: tuple[Piece, ...] = ()
     mirrored: bool = False
+    homogeneous: bool = False
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """The values at `x`, in its shape."""
@@ -161,6 +163,7 @@ FUNCTIONS = {
             nonnegative=True,
             pieces=(Piece((0.0, -1.0), high=0.0), Piece((0.0, 1.0), low=0.0)),
             mirrored=True,
+            homogeneous=True,
         ),
         ElementwiseFunction(  # to -1 and 1
             "clip",
@@ -200,6 +203,7 @@ FUNCTIONS = {
             nonnegative=True,
             pieces=(Piece((0.0, 1.0), low=0.0), Piece((0.0,), high=0.0)),
             mirrored=True,
+            homogeneous=True,
         ),
         ElementwiseFunction("sigmoid", _sigmoid, nonnegative=True),
         ElementwiseFunction(  # outside of a gap around zero: `fhecompile.functions.step`

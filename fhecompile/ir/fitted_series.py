@@ -39,6 +39,7 @@ class FittedSeries:
         measured: what approximations change about the outputs.
         histograms: of the functions' operands.
         allowed: the most that outputs may change by.
+        margin: of the ranges that series are fitted on, see `passes.fit_refreshes`.
     """
 
     graph: TensorGraph
@@ -48,6 +49,7 @@ class FittedSeries:
     measured: FunctionErrors
     histograms: Mapping[str, Histogram]
     allowed: float
+    margin: float
 
     def changed(
         self, polynomials: Mapping[str, Approximation] | None = None, enough: float = math.inf
