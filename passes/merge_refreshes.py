@@ -236,7 +236,7 @@ def _write_group(nodes: dict[str, Node], group: _Group, fitted: FittedSeries) ->
     places = np.arange(math.prod(shape)).reshape(shape)
     parts = np.split(places, np.cumsum([n.shape[axis] for n in group.members])[:-1], axis)
     sizes = _sizes(group, fitted)
-    joined, whole = f"{first.name}.joined", f"{first.name}.whole"
+    joined, whole = f"{first.name}.operands", f"{first.name}.joint"
     maps, operands = [], []
     for node, part, size in zip(group.members, parts, sizes, strict=True):
         own, table = np.ones(()), part.ravel()

@@ -61,22 +61,22 @@ def branches(*functions: str, scale: float = 1.0, features: int = 8) -> TensorGr
 def test_branches_share_one_refresh_at_no_map_more() -> None:
     graph = branches("relu", "relu", "relu", scale=3.0)  # of any size: relu only scales
     result = merge(graph)
-    assert refreshed(result) == ["f0.whole"]
+    assert refreshed(result) == ["f0.joint"]
     assert result.remarks == ("f0, f1, f2 share a refresh of 1 x 27",)
     assert outline(exact(result)) == [
-        "f0.joined = affine(x)",
-        "f0.whole = function(f0.joined)",
-        "last = affine(f0.whole)",
+        "f0.operands = affine(x)",
+        "f0.joint = function(f0.operands)",
+        "last = affine(f0.joint)",
     ]
     assert_same_function(graph, exact(result), synthetic_calibration(graph), bits=40)
     # The operands have one size now, that of the largest.
     ranges, before = result.program.facts[Ranges], merge(graph, 0.0).program.facts[Ranges]
-    assert ranges.largest["f0.whole"] == pytest.approx(
+    assert ranges.largest["f0.joint"] == pytest.approx(
         max(before.largest[f"f{k}"] for k in range(3)), rel=0.02
     )
     facts = result.program.facts
     (report,) = facts[FittedFunctions].functions
-    assert report.node == "f0.whole"
+    assert report.node == "f0.joint"
     assert facts[ApproximationError].largest <= facts[FittedSeries].allowed
 
 
@@ -84,7 +84,7 @@ def test_ranges_that_differ_keep_their_refreshes() -> None:
     graph = branches("tanh", "tanh", scale=3.0)
     result = merge(graph)
     assert not result.modified and refreshed(result) == ["f0", "f1"]
-    assert refreshed(merge(graph, widening=9.0)) == ["f0.whole"]
+    assert refreshed(merge(graph, widening=9.0)) == ["f0.joint"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_functions_that_depend_on_each_other_stay_apart() -> None:
         b.function(f"high.{tower}", f"again.{tower}", "relu")
     graph = b.output(b.affine("last", {f"high.{t}": matrix(2, 4, ord(t)) for t in "ab"}))
     result = merge(graph)
-    assert refreshed(result) == ["low.a.whole", "high.a.whole"]
+    assert refreshed(result) == ["low.a.joint", "high.a.joint"]
     assert_same_function(graph, exact(result), synthetic_calibration(graph), bits=40)
 
 
@@ -127,12 +127,12 @@ def test_values_that_are_multiplied_are_picked_by_maps_where_that_is_worth_it() 
         b.function(gate, f"map.{gate}", "sigmoid")
     graph = b.output(b.mul("product", "i", "f"))
     result = merge(graph)
-    assert refreshed(result) == ["i.whole"]
+    assert refreshed(result) == ["i.joint"]
     assert outline(exact(result)) == [
-        "i.joined = affine(x)",
-        "i.whole = function(i.joined)",
-        "i = affine(i.whole)",
-        "f = affine(i.whole)",
+        "i.operands = affine(x)",
+        "i.joint = function(i.operands)",
+        "i = affine(i.joint)",
+        "f = affine(i.joint)",
         "product = mul(i, f)",
     ]
     assert of_kind(result.program.graph, Mul)
@@ -142,7 +142,7 @@ def test_values_that_are_multiplied_are_picked_by_maps_where_that_is_worth_it() 
 def test_what_a_user_asks_for_one_function_keeps_it_apart() -> None:
     graph = branches("relu", "relu", "relu")
     asked = {"f1": FunctionOptions(degree=7)}
-    assert refreshed(merge(graph, activations=asked)) == ["f0.whole", "f1"]
+    assert refreshed(merge(graph, activations=asked)) == ["f0.joint", "f1"]
 
 
 def test_a_promise_that_is_not_kept_keeps_them_apart() -> None:
