@@ -125,14 +125,15 @@ class _Grouping:
             for node in fitted.functions
             if node.name in fitted.series and node.shape and node.name not in asked
         ]
-        self.behind, self.depth = self._dependences()
+        self.nearest, self.all_before, self.depth = self._dependences()
 
     def found(self) -> list[_Group]:
         """The groups of more than one function, in the order of their first members."""
         groups: list[_Group] = []
         for node in self.functions:
-            own = self._alone(node)
-            near = sorted(range(len(groups)), key=lambda k: abs(groups[k].depth - own.depth))
+            own, before = self._alone(node), self.all_before[node.name]
+            near = [k for k, g in enumerate(groups) if not any(m.name in before for m in g.members)]
+            near.sort(key=lambda k: abs(groups[k].depth - own.depth))
             for k in near:
                 joined = self._joined(groups[k], own)
                 if joined is not None and self._is_acyclic([*groups[:k], joined, *groups[k + 1 :]]):
@@ -174,18 +175,21 @@ class _Grouping:
         """Layouts give every axis a power of two of places."""
         return math.ceil(math.prod(map(next_power_of_two, shape)) / self.slots)
 
-    def _dependences(self) -> tuple[dict[str, set[str]], dict[str, int]]:
-        """Per function the nearest functions before it, and its depth in functions."""
+    def _dependences(self) -> tuple[dict[str, set[str]], dict[str, set[str]], dict[str, int]]:
+        """Per function those next before it, all before it, and its depth in functions."""
         names = {node.name for node in self.functions}
+        seen: dict[str, set[str]] = {}  # by value, the next functions from there up
         nearest: dict[str, set[str]] = {}
+        all_before: dict[str, set[str]] = {}
         depth: dict[str, int] = {}
         for node in self.graph:
-            before = set().union(*(nearest[i] for i in node.inputs))
+            before = set[str]().union(*(seen[name] for name in node.inputs))
+            seen[node.name] = before
             if node.name in names:
+                nearest[node.name], seen[node.name] = before, {node.name}
+                all_before[node.name] = before.union(*(all_before[name] for name in before))
                 depth[node.name] = 1 + max((depth[name] for name in before), default=0)
-            nearest[node.name] = {node.name} if node.name in names else before
-        behind = {node.name: nearest[node.inputs[0]] for node in self.functions}
-        return behind, depth
+        return nearest, all_before, depth
 
     def _is_acyclic(self, groups: Sequence[_Group]) -> bool:
         """Whether no group needs a value that is only there behind it."""
@@ -193,7 +197,7 @@ class _Grouping:
         later = [node for node in self.functions if node.name not in place]
         place |= {node.name: len(groups) + k for k, node in enumerate(later)}
         before: dict[int, set[int]] = {k: set() for k in place.values()}
-        for name, needed in self.behind.items():
+        for name, needed in self.nearest.items():
             before[place[name]] |= {place[other] for other in needed}
         done: set[int] = set()
         while ready := [k for k, needed in before.items() if k not in done and needed <= done]:
