@@ -33,7 +33,7 @@ from fhecompile.functions.weighted import fit_weighted
 from fhecompile.ir.approximations import approximation_nodes, report_function
 from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
-from fhecompile.ir.fitted_series import FittedSeries
+from fhecompile.ir.fitted_series import FittedSeries, in_refresh
 from fhecompile.ir.function_options import options_by_function
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.refresh_places import PolynomialWay
@@ -125,13 +125,15 @@ class _Choice:
         if not possible:
             return asked
         given = self._lowered(asked)
-        ways = {
-            n.name: self._way(n, possible[n.name]) for n in fitted.functions if n.name in possible
-        }
+        # By the refreshes' names. Of shares that differ the map is counted, which falls away.
+        nodes = {in_refresh(n).name: n for n in fitted.functions if n.name in possible}
+        ways = {name: self._way(name, n, possible[n.name]) for name, n in nodes.items()}
         least, _ = find_places(given).estimate()
         mixed_cost, mixed = find_places(given, ways).estimate()
         all_cost, _ = find_places(given, ways, all_ways=True).estimate()
-        choices = [(mixed_cost, {name: possible[name] for name in mixed}), (all_cost, possible)]
+        taken = {nodes[name].name for name in mixed}
+        some = {name: p for name, p in possible.items() if name in taken}
+        choices = [(mixed_cost, some), (all_cost, possible)]
         for cost, chosen in sorted(choices, key=lambda choice: choice[0]):
             if not chosen or cost > WORTH * least:
                 break
@@ -146,7 +148,7 @@ class _Choice:
             return None
         histogram = self.fitted.histograms[node.inputs[0]]
         allowed = series.error * series.unit
-        share = float(np.abs(node.share).max())
+        share = float(np.abs(in_refresh(node).share).max())
         interval = series.centre - series.radius, series.centre + series.radius
         # The highest degree tells at once where there is nothing to look for.
         quick = fit_weighted(f, *interval, self.options.degree, 1.0, histogram.density)
@@ -181,9 +183,9 @@ class _Choice:
         graph = self.fitted.written(polynomials)
         return LowerPolynomials().run(replace(self.program, graph=graph)).program
 
-    def _way(self, node: Function, p: Approximation) -> PolynomialWay:
+    def _way(self, refresh: str, node: Function, p: Approximation) -> PolynomialWay:
         """What the polynomial takes by itself, behind a value that has just been rescaled."""
-        (operand,) = self.program.graph[node.name].inputs
+        (operand,) = self.program.graph[refresh].inputs
         key = node.shape, type(p), p.degrees
         if key not in self.steps:
             nodes: list[Node] = [Input(name=operand, shape=node.shape)]

@@ -37,7 +37,7 @@ from fhecompile.functions.table import function_named
 from fhecompile.ir.approximations import report_function
 from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
-from fhecompile.ir.fitted_series import FittedSeries
+from fhecompile.ir.fitted_series import FittedSeries, in_refresh
 from fhecompile.ir.function_errors import FunctionErrors
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
@@ -169,7 +169,7 @@ class _Fit:
         low, high = FitFunctions(self.options.margin).interval(f, *self._seen(node))
         density = self.histograms[node.inputs[0]].density
         return fit_series(
-            _shared(node),
+            _shared(in_refresh(node)),
             low,
             high,
             terms,
@@ -181,13 +181,6 @@ class _Fit:
 
 
 def _shared(node: Function) -> Callable[[FloatArray], FloatArray]:
-    """What the node computes of one number."""
-    if np.ptp(node.share) > 0:
-        raise FheCompileError(
-            "activation-per-channel",
-            f"{node.function} has slopes that differ by channel, a refresh computes one function",
-            node=node.source or node.name,
-            hint="use one slope for all channels",
-        )
+    """What a node with one share computes of one number."""
     f, share = function_named(node.function), float(node.share.flat[0])
     return lambda x: x + share * (f(x) - x)

@@ -6,7 +6,8 @@ leading coefficients), which a share survives: times the range that the value ha
 the rms error in its unit. Refreshes of values as they are, are placed in the lowered graph; what
 their series change is independent of what functions do.
 
-Values inside of a polynomial, its powers and partial sums, have no exact counterpart.
+Values inside of a polynomial, its powers and partial sums, have no exact counterpart; nor has the
+whole function in a refresh of which a node takes shares, None in `functions`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fhecompile.ir.tensor import Affine, Node, Output, Poly, Refresh, TensorGrap
 class FittedErrors:
     """Shares by node's name: of fitted functions, and of refreshes of values as they are."""
 
-    functions: Mapping[str, float] = field(default_factory=dict)
+    functions: Mapping[str, float | None] = field(default_factory=dict)
     refreshes: Mapping[str, float] = field(default_factory=dict)
 
     def by_layer(self, graph: TensorGraph) -> dict[str, float | None]:
@@ -30,7 +31,7 @@ class FittedErrors:
         shares: dict[str, float | None] = {}
         for node in graph:
             share = self.functions.get(node.name) if self.functions else 0.0
-            if share is None and _keeps_share(node):
+            if self.functions and node.name not in self.functions and _keeps_share(node):
                 share = shares[node.inputs[0]]
             shares[node.name] = share
         return {

@@ -5,6 +5,10 @@ The operand x of a function f is refreshed as m = unit x, and the refresh comput
     u = (x - c) / r,   m = share u,   y = 2 Re sum_j c_j exp(i pi j m)
 
 c goes into the bias of the linear map that makes x where nothing else reads it.
+
+With shares that differ by channel, of which a refresh cannot know, it computes f itself, and a
+linear map of two values the node's: diag(1 - s) x + diag(s) f(x). A polynomial has its coefficients
+per channel.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fhecompile.ckks.linear_map import diagonal
 from fhecompile.functions.approximation import Approximation
 from fhecompile.functions.fourier import FourierSeries
 from fhecompile.ir.approximations import approximation_nodes, write_approximation
@@ -34,7 +39,7 @@ class FittedSeries:
     Args:
         graph: with its functions.
         functions: all of them, in order.
-        series: of those that refreshes compute, of what the node makes of x, its share included.
+        series: of those that refreshes compute, by the functions' names, of `in_refresh`.
         pieces: polynomials in x that functions are on all of their operands' values.
         measured: what approximations change about the outputs.
         histograms: of the functions' operands.
@@ -63,13 +68,18 @@ class FittedSeries:
 
     def shares(
         self, chosen: NDArray[np.intp], polynomials: Mapping[str, Approximation] | None = None
-    ) -> Mapping[str, float]:
+    ) -> Mapping[str, float | None]:
         """What they change about every value on the chosen samples (`ir.fitted_errors`)."""
-        return self.measured.by_layer(self._stand_ins(polynomials), chosen)[1]
+        inside = [in_refresh(n).name for n in self.functions if in_refresh(n) is not n]
+        shares = self.measured.by_layer(self._stand_ins(polynomials), chosen)[1]
+        return {**dict.fromkeys(inside), **shares}
 
     def _stand_ins(self, polynomials: Mapping[str, Approximation] | None) -> Substitutes:
         nodes = {node.name: node for node in self.functions}
-        series = {name: _without_share(nodes[name], fitted) for name, fitted in self.series.items()}
+        series = {
+            name: _without_share(in_refresh(nodes[name]), fitted)
+            for name, fitted in self.series.items()
+        }
         return {**series, **(polynomials or {})}
 
     def written(self, polynomials: Mapping[str, Approximation] | None = None) -> TensorGraph:
@@ -88,6 +98,13 @@ class FittedSeries:
         return self.graph.rebuilt(nodes.values())
 
 
+def in_refresh(node: Function) -> Function:
+    """What a refresh computes of a function: the whole one where shares differ."""
+    if np.ptp(node.share) == 0:
+        return node
+    return replace(node, name=f"{node.name}.whole", share=np.ones(()))
+
+
 def _write_refresh(
     nodes: dict[str, Node],
     users: Mapping[str, Sequence[Node]],
@@ -95,9 +112,20 @@ def _write_refresh(
     fitted: FourierSeries,
 ) -> None:
     """Puts a refresh in the place of a function; see `write_approximation`."""
-    operand = node.inputs[0]
+    operand, whole = node.inputs[0], in_refresh(node)
+    is_alone = users[operand] == [node] and whole is node
+    if whole is not node:
+        maps = (diagonal(1.0 - node.share, node.shape), diagonal(node.share, node.shape))
+        nodes[node.name] = Affine(
+            name=node.name,
+            inputs=(operand, whole.name),
+            shape=node.shape,
+            source=node.source,
+            maps=maps,
+            bias=np.zeros(()),
+        )
     producer = nodes[operand]
-    if isinstance(producer, Affine) and users[operand] == [node]:
+    if isinstance(producer, Affine) and is_alone:
         nodes[operand] = replace(producer, bias=producer.bias - fitted.centre)
     elif fitted.centre:
         shift = np.array([-fitted.centre, 1.0]).reshape(-1, *(1,) * len(node.shape))
@@ -111,8 +139,8 @@ def _write_refresh(
         )
     u = np.asarray(np.linspace(-1.0, 1.0, 257), np.float64)
     largest = float(np.abs(fitted.on_unit(u)).max()) or 1.0
-    nodes[node.name] = Refresh(
-        name=node.name,
+    nodes[whole.name] = Refresh(
+        name=whole.name,
         inputs=(operand,),
         shape=node.shape,
         source=node.source,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.fitted_series import FittedSeries
 from fhecompile.ir.program import PassResult, Program
 from fhecompile.ir.refresh_places import PolynomialWay, RefreshPlaces
-from fhecompile.ir.tensor import Refresh, TensorGraph
+from fhecompile.ir.tensor import Function, Refresh, TensorGraph
 from fhecompile.options import CompileOptions, FunctionOptions
 from passes.choose_polynomials import ChoosePolynomials
 from passes.fit_functions import ApproximationError
@@ -68,6 +70,19 @@ def test_shallow_networks_need_no_refresh() -> None:
         assert report.error <= program.facts[FittedSeries].series[report.node].error * 1.01
     # Ranges are those of the new graph, polynomials' values among them.
     assert set(program.facts[Ranges].largest) >= set(program.graph.nodes) - {"last.output"}
+
+
+def test_shares_per_channel_are_coefficients_of_a_polynomial() -> None:
+    graph = chain("tanh")
+    function = graph["f0"]
+    assert isinstance(function, Function)
+    graph.nodes["f0"] = replace(function, share=np.array([0.5, 1.0, 0.0, 1.2]))
+    assert refreshes(fitted(graph)) == ["f0.whole"]
+    program = choose(graph).program
+    assert not refreshes(program) and "f0.whole" not in program.graph.nodes
+    (exact,) = evaluate(graph, DATA.inputs).values()
+    (found,) = evaluate(program.graph, DATA.inputs).values()
+    assert 0.0 < np.abs(found - exact).max() <= program.facts[FittedSeries].allowed
 
 
 def test_a_kink_that_polynomials_do_not_resolve_stays_in_a_refresh() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fhecompile.errors import FheCompileError
 from fhecompile.functions.table import FUNCTIONS
 from fhecompile.ir.evaluate import evaluate
+from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.program import PassResult
 from fhecompile.ir.tensor import Affine, Function, Refresh, TensorGraph
@@ -232,6 +233,32 @@ def test_one_slope_for_all_channels(share: float) -> None:
         assert error.largest == pytest.approx(change, rel=1e-6)
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(-4, 13)), st.floats(-1.5, -0.75))
+def test_slopes_per_channel(eighths: list[int], low: float) -> None:
+    """The refresh computes the function itself, a map of two values the node's."""
+    before = applied("relu", share=np.array(eighths[:2]) / 8)
+    result = fit(before, low, 1.0, precision_bits=6.0)
+    graph = result.program.graph
+    assert [node.op for node in graph][1:] == ["affine", "poly", "refresh", "affine", "output"]
+    assert graph["f"].inputs == ("t", "f.whole")
+    change, largest = changes(before, graph, between(low, 1.0))
+    assert change <= 0.75 * 2.0**-6 * largest
+    error = result.program.facts[ApproximationError]
+    assert error.largest == pytest.approx(change, rel=1e-6)
+    (report,) = result.program.facts[FittedFunctions].functions
+    assert report.node == "f"
+    # What the values are off by, as a share of their range; of the refresh alone nothing is known.
+    shares = result.program.facts[FittedErrors].by_layer(graph)
+    assert shares["f"] and shares["out.f"] == shares["f"] and not shares["t"]
+    assert shares["f.whole"] is None
+
+
+def test_slopes_per_channel_of_a_polynomial() -> None:
+    graph = fit(applied("relu", share=[0.9, 0.8]), 0.0, 1.0).program.graph
+    assert [node.op for node in graph] == ["input", "affine", "poly", "output"]
+
+
 # ---------------------------------------------------------------------------- the operand
 
 
@@ -302,15 +329,6 @@ def test_what_so_few_terms_do_not_reach() -> None:
         "allow it with --activation-error 0.017"
     )
     assert terms(fit(applied("relu"), -1.0, 1.0, p, activation_error=0.017)) == {5}
-
-
-def test_slopes_per_channel() -> None:
-    assert refusal(applied("relu", share=[0.9, 0.8]), -1.0, 1.0) == (
-        "f: relu has slopes that differ by channel, a refresh computes one function "
-        "[activation-per-channel]\n"
-        "  hint: use one slope for all channels"
-    )
-    assert fit(applied("relu", share=[0.9, 0.8]), 0.0, 1.0).modified  # a polynomial there
 
 
 def test_values_outside_of_the_domain() -> None:

@@ -90,6 +90,24 @@ def test_encrypted_is_near_it(
     assert np.abs(found.reshape(1, -1) - clear.reshape(2, -1)[:1]).max() <= 1e-4
 
 
+def test_slopes_per_channel_encrypted() -> None:
+    """A refresh computes relu of all channels alike, the map behind it a slope for each."""
+    pytest.importorskip("openfhe", reason="OpenFHE is not installed")
+    random, net, value = np.random.default_rng(1), Network(x=(1, 4)), "x"
+    for _ in range(2):
+        value = net.op("Gemm", value, random.normal(size=(4, 4)) / 2, random.normal(size=4) / 4)
+        value = net.op("PRelu", value, np.array([0.25, 0.0, -0.5, 1.0]))
+    model = net.model(net.op("Gemm", value, random.normal(size=(4, 3)) / 2))
+    x = random.uniform(-1.0, 1.0, (40, 1, 4)).astype(np.float32)
+    plan = compile(model, calibration=x, passes=REFRESHING, **TOY | {"ring_dimension": 512})
+    assert [info.op for info in plan.program.operations].count("refresh") == 2
+    (exact,) = run_reference(model, {"x": x[0]}).values()
+    (clear,) = run(plan, x[:1], "clear").values()
+    assert np.abs(clear.reshape(exact.shape) - exact).max() <= plan.program.prediction.fitted_error
+    (found,) = run(plan, x[:1], "encrypt", insecure_toy=True, threads=1).values()
+    assert np.abs(found - clear).max() <= 1e-4
+
+
 def test_missing_refresh_keys_are_named(plan: Plan) -> None:
     pytest.importorskip("openfhe", reason="OpenFHE is not installed")
     keys = plan.program.keys
