@@ -39,7 +39,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fhecompile.ckks.gallery import TEMPLATE_BITS
+from fhecompile.ckks.gallery import template_levels
 from fhecompile.ckks.noise import PEAK_TO_RMS, refresh_error
 from fhecompile.ckks.parameters import (
     FIRST_PRIME_BITS,
@@ -50,7 +50,7 @@ from fhecompile.errors import FheCompileError, InternalError
 from fhecompile.ir.depth import describe_path, measure_depth
 from fhecompile.ir.noise_model import predict_error
 from fhecompile.ir.program import Pass, PassResult, Program
-from fhecompile.ir.scales import Room, ScalePlan, ScalePolicy, plan_scales
+from fhecompile.ir.scales import Room, ScalePolicy, plan_scales
 from fhecompile.ir.tensor import Function
 from fhecompile.ir.work_model import predict_work
 from passes.fit_functions import ApproximationError
@@ -313,16 +313,12 @@ class _Search:
             scales = plan_scales(self.program.graph, policy)
             template = 0
             if self.program.options.match == "gallery":
-                template = self._template_levels(scales, policy.prime_bits)
+                (output,) = self.program.graph.outputs()
+                level, scale = scales.level[output.name], scales.scale[output.name]
+                template = template_levels(level, scale, policy.prime_bits, FIRST_PRIME_BITS)
             self.rooms[policy] = scales.room(self.largest), template
         room, template = self.rooms[policy]
         return max(room.levels(first), template)
-
-    def _template_levels(self, scales: ScalePlan, q: int) -> int:
-        """Primes that let the output be made a template (`fhecompile.ckks.gallery`)."""
-        (output,) = self.program.graph.outputs()
-        above = scales.scale[output.name] - (q + TEMPLATE_BITS)
-        return scales.level[output.name] + 1 + max(0, math.ceil(above / q))
 
     def _too_imprecise(self, n: int, levels: int) -> FheCompileError:
         q = self.widest

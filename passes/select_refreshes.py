@@ -18,6 +18,7 @@ from itertools import product
 from typing import ClassVar
 
 from fhecompile.ckks.bootstrap import Bootstrap
+from fhecompile.ckks.gallery import template_levels
 from fhecompile.ckks.noise import PEAK_TO_RMS
 from fhecompile.ckks.parameters import MAX_LOG_QP, MAX_PRIME_BITS, Parameters
 from fhecompile.errors import FheCompileError
@@ -162,7 +163,12 @@ class _Search:
         """Scales, and how many primes they take; small primes may be too narrow for some values."""
         if (bootstrap, q) not in self.plans:
             plan = plan_scales(self.program.graph, refreshed_policy(q, bootstrap))
-            self.plans[bootstrap, q] = plan, plan.levels(self.largest, q + 1)
+            levels = plan.levels(self.largest, q + 1)
+            if self.program.options.match == "gallery":
+                (output,) = self.program.graph.outputs()
+                place = plan.level[output.name], plan.scale[output.name]
+                levels = max(levels, template_levels(*place, q, q + 1))
+            self.plans[bootstrap, q] = plan, levels
         return self.plans[bootstrap, q]
 
     def _error(self, p: Parameters) -> float:

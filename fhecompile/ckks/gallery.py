@@ -11,11 +11,12 @@ e w + p. With a probe x rotated to all places and summed, g the gallery's cipher
 the cosine of probe and template. Rotations by -1, -2, -4, ... spread the probe, and those by w, 2w,
 4w, ... sum cyclically over e: log2(S) in all, and no slot is left with a partial sum.
 
-A template leaves the network at the last level but one, at scale 2^(q + t), q the size of a prime
-and t = `TEMPLATE_BITS`. Rotations and the sum of a ciphertext's templates come first, whose noise
-is nothing at that scale: at 2^t each of w templates would add its own in every slot. Then probe and
-sum are rescaled to 2^t at the last level. Products are at 2^(2t) there, below half of a first prime
-of 60 bits as long as a score is below 2^(59 - 2t).
+A template leaves the network one level before that of scores, at scale 2^(q + t), q the size of a
+prime and t = `TEMPLATE_BITS`. Rotations and the sum of a ciphertext's templates come first, whose
+noise is nothing at that scale: at 2^t each of w templates would add its own in every slot. Then
+probe and sum are rescaled to 2^t. Products are at 2^(2t) there: at the last level they are below
+half of a first prime of 60 bits as long as a score is below 2^(59 - 2t). Where the first prime is
+smaller, as in networks with refreshes, scores keep rescaling primes beside it for the same room.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fhecompile.ckks.layout import Digit, Layout, next_power_of_two
 from fhecompile.ckks.parameters import Parameters
 
 TEMPLATE_BITS = 28
+SCORE_BITS = 60  # that scores take, as above
 
 
 def template_layout(shape: Sequence[int], slots: int) -> Layout:
@@ -75,4 +77,16 @@ def gallery_rotations(size: int, slots: int) -> set[int]:
 
 def template_scale(parameters: Parameters) -> tuple[int, float]:
     """Largest (level, scale) at which a template leaves the network; the scale may be less by 1."""
-    return parameters.levels - 1, float(parameters.prime_bits + TEMPLATE_BITS)
+    kept = _kept_primes(parameters.prime_bits, parameters.first_prime_bits)
+    return parameters.levels - 1 - kept, float(parameters.prime_bits + TEMPLATE_BITS)
+
+
+def template_levels(level: int, scale: float, prime_bits: int, first_prime_bits: int) -> int:
+    """Rescaling primes that let a value of this level and scale be made a template."""
+    rescales = max(0, math.ceil((scale - (prime_bits + TEMPLATE_BITS)) / prime_bits))
+    return level + 1 + rescales + _kept_primes(prime_bits, first_prime_bits)
+
+
+def _kept_primes(prime_bits: int, first_prime_bits: int) -> int:
+    """Rescaling primes that scores have room in beside the first prime."""
+    return max(0, math.ceil((SCORE_BITS - first_prime_bits) / prime_bits))

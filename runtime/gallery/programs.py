@@ -157,6 +157,7 @@ class _Builder:
                 layouts=tuple(self.layouts),
                 keys=KeysInfo(tuple(sorted(rotations)), False, bool(groups)),
                 maps=(),
+                series=(),
                 vectors=(),
                 layers=(LayerInfo(name, "", name, -1.0, 1.0, 0, 0.0, None, 0, ()),),
                 operations=tuple(self.operations),

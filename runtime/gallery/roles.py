@@ -28,7 +28,7 @@ from runtime.bundle import Bundle, find_kind, open_bundle, write_bundle
 from runtime.ciphertext_files import Direction, count_batches, open_ciphertexts, read_batch
 from runtime.client import PartKey, decrypt_outputs
 from runtime.costs import evaluation_threads, find_costs
-from runtime.gallery.programs import match_program, place_program, places_of
+from runtime.gallery.programs import match_program, output_type, place_program, places_of
 from runtime.gallery.store import Gallery
 from runtime.gallery.templates import Entry, TemplateFiles, check_names, check_probe
 from runtime.inputs import RangeReport, check_outputs
@@ -176,7 +176,7 @@ def read_scores(
             matched, width = match_program(plan, count), places_of(plan)
             if any(not (0 <= g < count and 0 <= p < width) for g, p in names.places.values()):
                 raise ValueError("a place that is none")
-            last = matched.parameters.levels
+            last, _ = output_type(matched)
             outputs = {
                 (0, group): read_ciphertext(
                     bundle.read(f"scores-{group}"), str(scores), secret.context, tag, last

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fhecompile.compile import compile
 from fhecompile.errors import FheCompileError
+from fhecompile.ir.evaluate import evaluate
 from fhecompile.plan import Plan
 from runtime.__main__ import main
 from runtime.ciphertext_files import open_ciphertexts, read_batch
@@ -29,8 +31,8 @@ from runtime.key_files import load_evaluation_keys, load_secret, make_keys
 from runtime.roles import encrypt_file, evaluate_file
 from runtime.server import Server
 from tests.runtime.test_roles import altered
-from tests.support import convolution_plan, run_slots
-from tests.templates import COSINES, ERROR, FACES, NAMES, PLAN, units
+from tests.support import REFRESHING, Network, convolution_plan, run_slots
+from tests.templates import COSINES, ERROR, FACES, MATRIX, NAMES, PLAN, units
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 
@@ -40,14 +42,15 @@ class Files:
     """A folder with keys, the templates of all faces, and a gallery of all of them."""
 
     folder: Path
+    plan: Plan = PLAN
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
 
     def template(self, x: NDArray[np.float64], name: str) -> Path:
         """The encrypted templates of some faces."""
-        encrypt_file(PLAN, self / "keys/public.key", {"x": x}, self / "x.fhe")
-        evaluate_file(PLAN, self / "keys/evaluation.keys", self / "x.fhe", self / name)
+        encrypt_file(self.plan, self / "keys/public.key", {"x": x}, self / "x.fhe")
+        evaluate_file(self.plan, self / "keys/evaluation.keys", self / "x.fhe", self / name)
         return self / name
 
 
@@ -63,8 +66,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def identify(files: Files, gallery: Path, names: list[str] | None = None) -> dict[str, float]:
     keys, out = files / "keys", files / "scores.fhe"
-    identify_file(PLAN, keys / "evaluation.keys", files / "probe.fhe", gallery, out, names)
-    return read_scores(PLAN, keys / "secret.key", out)
+    plan = files.plan
+    identify_file(plan, keys / "evaluation.keys", files / "probe.fhe", gallery, out, names)
+    return read_scores(plan, keys / "secret.key", out)
 
 
 def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> str:
@@ -93,6 +97,30 @@ def test_programs_in_clear_and_simulated(noise: bool) -> None:
     assert scores.shape == (3, 32)
     assert np.abs(scores[:, 0] - COSINES[0, 1]).max() < (1e-3 if noise else 1e-9)
     assert np.abs(scores[:, 1:]).max() < (1e-3 if noise else 1e-9)
+
+
+def test_templates_of_a_refreshed_network(tmp_path: Path) -> None:
+    """Its first prime is too small for scores, which keep another one beside it."""
+    net = Network(x=(1, 12))
+    hidden = net.op("Relu", net.op("Gemm", "x", np.eye(12) + 0.1, name="wide"), name="relu")
+    net.op("Gemm", hidden, MATRIX, np.full(6, 1.0), transB=1, name="y")
+    options = {"ring_dimension": 128, "insecure_toy": True, "precision_bits": 6, "match": "gallery"}
+    plan = compile(net.model("y"), calibration=FACES, passes=REFRESHING, **options)
+    assert [info.op for info in plan.program.operations].count("refresh") == 2
+    assert output_type(plan)[0] == plan.parameters.levels - 2
+    (y,) = evaluate(net.graph("y"), {"x": FACES[:2, None]}).values()
+    u = y / np.linalg.norm(y, axis=-1, keepdims=True)
+    found = run_slots(plan, {"x": FACES[:2, None]})["template"]
+    assert np.abs(found - u).max() <= 2.0**-6
+    inputs = {"template": u[:1], "gallery": u[1:]}
+    scores = run_slots(match_program(plan, 1), inputs, noise=True)["scores"][0]
+    assert np.abs(scores[:, 0] - np.sum(u[0] * u[1])).max() < 1e-3
+
+    files = Files(tmp_path, plan)
+    make_keys([plan], files / "keys", threads=2)
+    probe = files.template(FACES[:1], "probe.fhe")
+    enrol_file(plan, files / "keys/evaluation.keys", probe, files / "gallery", ["itself"])
+    assert identify(files, files / "gallery") == {"itself": pytest.approx(1.0, abs=2.0**-5)}
 
 
 def test_everyone_is_compared(made: Files) -> None:
