@@ -2,8 +2,9 @@
 
 ONNX file --frontend--> tensor graph --passes--> slot graph --emit_plan--> plan
 
-The passes are those for a leveled evaluation wherever that is possible; a network that is too deep
-for it is compiled with refreshes.
+The passes are those for a leveled evaluation wherever that is possible in the ring that refreshes
+take; a network that is too deep for it is compiled with refreshes. Where these do not reach what is
+asked for, as of many bits of a relu, it is leveled in a larger ring.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ LEAST_MEMORY = 1 << 20
 MOST_SAMPLES = 4096
 MOST_LEVELS = 60
 MOST_EXPECTED_DEPTH = 60  # that a leveled evaluation is tried for at all
+REFRESHED_RING = 1 << 16  # that refreshes take at 128 and 192 bits of security
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,20 +79,38 @@ def compile_model(
     from passes import REFRESHED_PIPELINE
 
     passes, given = start(model, calibration, options)
-    manager = PassManager(passes)
+    own = options.passes and not options.passes.startswith("+")
+    may_refresh = options.bootstrap and not own
+    manager = PassManager(_in_refreshed_ring(passes, options) if may_refresh else passes)
     try:
         program = manager.run(given)
     except FheCompileError as error:
-        own = options.passes and not options.passes.startswith("+")
-        if error.code != "too-deep" or own or not options.bootstrap:
+        if error.code not in ("too-deep", "large-ring") or not may_refresh:
             raise
         manager = PassManager(build_pipeline(options.passes, REFRESHED_PIPELINE))
         try:
             program = manager.run(given)
         except FheCompileError as refused:
-            # Where refreshes do not help either, what the leveled network lacks says more.
-            raise (error if refused.code == "too-deep" else refused) from None
+            if error.code == "too-deep":
+                # Where refreshes do not help either, what the leveled network lacks says more.
+                raise (error if refused.code == "too-deep" else refused) from None
+            manager = PassManager(passes)
+            program = manager.run(given)
     return Compilation(program.facts[Plan], manager.records, program)
+
+
+def _in_refreshed_ring(passes: list[Pass], options: CompileOptions) -> list[Pass]:
+    """Passes that refuse a leveled evaluation in a larger ring than refreshes take."""
+    from passes.select_parameters import SelectParameters
+
+    if options.ring_dimension or options.security_bits > 192:
+        return passes
+    return [
+        replace(p, largest_ring=p.largest_ring or REFRESHED_RING)
+        if isinstance(p, SelectParameters)
+        else p
+        for p in passes
+    ]
 
 
 def start(

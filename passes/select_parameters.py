@@ -143,12 +143,13 @@ class ScaleChoice:
 
 @dataclass(frozen=True)
 class SelectParameters(Pass):
-    """See the module docstring; zero for the other options means chosen."""
+    """See the module docstring; zero for the other options means chosen, for the ring any."""
 
     prime_bits: int = 0
     activation_bits: float = 0.0
     constant_bits: float = 0.0
     digits: int = 0
+    largest_ring: int = 0
 
     needs: ClassVar[tuple[type, ...]] = (Ranges, Calibration)
     gives: ClassVar[tuple[type, ...]] = (Parameters, ScaleChoice)
@@ -160,6 +161,14 @@ class SelectParameters(Pass):
 
     def run(self, program: Program) -> PassResult:
         parameters, choice = _Search(self, program).run()
+        if 0 < self.largest_ring < parameters.ring_dimension:
+            raise FheCompileError(
+                "large-ring",
+                f"without refreshes the network needs the ring dimension "
+                f"{parameters.ring_dimension}, allowed are up to {self.largest_ring}",
+                node=self.name,
+                hint="allow a larger ring, or lower --precision-bits",
+            )
         remark = (
             f"N = 2^{parameters.ring_dimension.bit_length() - 1}, {parameters.levels} primes "
             f"of {parameters.prime_bits} bits, {parameters.digits} digits, log QP "

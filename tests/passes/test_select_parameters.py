@@ -56,6 +56,18 @@ def test_more_security_needs_a_larger_ring() -> None:
     assert rings[0] < rings[-1]
 
 
+def test_a_ring_that_is_larger_than_allowed() -> None:
+    n = select(squarings()).facts[Parameters].ring_dimension
+    assert select(squarings(), f"largest_ring={n}").facts[Parameters].ring_dimension == n
+    with pytest.raises(FheCompileError) as caught:
+        select(squarings(), f"largest_ring={n // 2}")
+    assert caught.value.render() == (
+        f"select_parameters: without refreshes the network needs the ring dimension {n}, allowed "
+        f"are up to {n // 2} [large-ring]\n"
+        "  hint: allow a larger ring, or lower --precision-bits"
+    )
+
+
 def test_a_toy_ring_is_used_only_when_allowed() -> None:
     with pytest.raises(FheCompileError, match="too-deep"):
         select(squarings(), ring_dimension=512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,6 +198,20 @@ def test_what_is_too_deep_without_refreshes_gets_them() -> None:
     assert made.plan.parameters.bootstrap is not None
     assert made.plan.parameters.is_secure()
     assert "place_refreshes" in [record.name for record in made.records]
+
+
+@pytest.mark.parametrize(("bits", "refreshed"), [(6.0, True), (20.0, False)])
+def test_a_larger_ring_is_for_what_refreshes_do_not_reach(
+    bits: float, refreshed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["fhecompile.compile"], "REFRESHED_RING", 1 << 12)
+    x = {"x": np.random.default_rng(0).uniform(-1.0, 1.0, (40, 1, 4))}
+    options = CompileOptions(precision_bits=bits, passes="+choose_polynomials{degree=0}")
+    net = Network(x=(1, 4))
+    model = net.model(net.op("Tanh", net.op("MatMul", "x", np.eye(4))))
+    parameters = compile_model(model, x, options).plan.parameters
+    assert (parameters.bootstrap is not None) == refreshed
+    assert parameters.ring_dimension > 1 << 12
 
 
 @pytest.mark.parametrize(
