@@ -115,10 +115,11 @@ def test_keys_can_be_limited(call: Call, model: Path) -> None:
 
 
 def test_memory_is_a_wish(call: Call, model: Path) -> None:
-    done = call(model, *TOY, "--max-memory", "50M")
+    done = call(model, *TOY, "--max-memory", "100M")
     assert done.code == 0
     assert (
-        "more than the 50.0 MiB of --max-memory; fewer rotation keys do not save enough" in done.err
+        "more than the 100.0 MiB of --max-memory; fewer rotation keys do not save enough"
+        in done.err
     )
     assert "--max-memory" not in call(model, *TOY, "--max-memory", "2G").err
 

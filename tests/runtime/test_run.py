@@ -189,7 +189,7 @@ def test_not_enough_memory(
     call: Call, made: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("openfhe", exc_type=ImportError)
-    monkeypatch.setattr("runtime.machine.available_bytes", lambda: 50 << 20)
+    monkeypatch.setattr("runtime.machine.available_bytes", lambda: 100 << 20)
     done = call(
         *(made.plan, "--input", made.inputs, "--insecure-toy", "-q"),
         *("--output", tmp_path / "y.npz"),
@@ -197,7 +197,7 @@ def test_not_enough_memory(
     assert done.code == 3
     assert done.err.splitlines()[1:] == [
         "error: an encrypted run needs at least 161 MiB of memory, even with evaluation keys on "
-        "disk; 50 MiB are free [not-enough-memory]",
+        "disk; 100 MiB are free [not-enough-memory]",
         "  hint: free some memory, use a bigger machine, or run with --mode simulate",
     ]
     assert not list(tmp_path.iterdir())
