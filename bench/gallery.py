@@ -53,7 +53,7 @@ def measure(plan: Plan, folder: Path, count: int, runs: int) -> dict[str, object
     layout = plan.layouts[plan.program.outputs[0].layout]
     level, scale = output_type(plan)
     placing = place_program(plan, places_of(plan) - 1)  # the one with the most rotations
-    make_keys([placing, match_program(plan, 1)], folder / "keys", threads)
+    make_keys([placing, match_program(plan, 1)], folder / "keys")
     secret = load_secret(plan, folder / "keys/secret.key")
     context = load_evaluation_keys(match_program(plan, 1), folder / "keys/evaluation.keys")
     gallery = Gallery(folder / "gallery", plan, context.key_tag)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fhecompile.ckks.parameters import Parameters
+from fhecompile.ckks.parameters import RUNTIME_BYTES, Parameters
 from fhecompile.ckks.refresh_cost import refresh_plaintext_bytes
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.slots import SlotGraph, SlotNode
 from fhecompile.plan.schema import KeysInfo
 from passes.share_rotations import RotationKeys
 
-RUNTIME_BYTES = 160 << 20  # interpreter, libraries, plan
 WORKING_CIPHERTEXTS = 8  # temporaries of the operations in flight
 REFRESH_CIPHERTEXTS = 20  # rotated babies in the basis QP, or powers of the exponential
 

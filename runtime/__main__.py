@@ -36,7 +36,6 @@ from runtime.command import (
     reporting,
     tracing,
 )
-from runtime.costs import evaluation_threads, find_costs
 from runtime.gallery.commands import add_roles
 from runtime.inputs import read_inputs
 from runtime.key_files import describe_keys, make_keys
@@ -76,7 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     keygen = _role(roles, "keygen", _keygen, "makes the keys that plans need")
     keygen.add_argument("plan", nargs="+", type=Path, metavar="PLAN", help="plan files")
     keygen.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    _threads(keygen)
     keygen.set_defaults(evaluates=True)
 
     encrypt = _role(roles, "encrypt", _encrypt, "encrypts inputs")
@@ -87,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _role(roles, "evaluate", _evaluate, "computes encrypted outputs")
     _files(evaluate, "evaluation.keys", "encrypted inputs")
-    _threads(evaluate)
+    evaluate.add_argument(
+        "--threads", type=count, metavar="N", help="default: as calibrated, or every core"
+    )
     evaluate.add_argument(
         "--in-flight",
         type=count,
@@ -129,18 +129,11 @@ def _files(parser: argparse.ArgumentParser, key: str, inputs: str) -> None:
     add("--output", required=True, type=Path, metavar="FILE", help="the file to write")
 
 
-def _threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--threads", type=count, metavar="N", help="default: as calibrated, or every core"
-    )
-
-
 def _keygen(options: argparse.Namespace) -> None:
     plans = [_load(options, path) for path in options.plan]
-    threads = options.threads or evaluation_threads(find_costs()[0])
     with reporting(options, "making keys") as (report, say):
         started = time.perf_counter()
-        make_keys(plans, options.out, threads, report.update)
+        make_keys(plans, options.out, report.update)
         seconds = time.perf_counter() - started
         sizes = describe_keys(options.out)
         say(f"keys made in {seconds:.1f} s")

@@ -37,7 +37,7 @@ class Client:
         if key_bytes is None:
             secret, server = generate_keys(plan.parameters, plan.program.keys, threads)
         else:
-            secret, server = generate_staged_keys(plan, key_bytes, threads)
+            secret, server = generate_staged_keys(plan, key_bytes)
         return Client(plan, secret), server
 
     def encrypt(self, inputs: Mapping[int, FloatArray]) -> dict[PartKey, Any]:

@@ -45,19 +45,15 @@ from runtime.serialization import (
 
 SECRET, PUBLIC, EVALUATION = "secret.key", "public.key", "evaluation.keys"
 ONLY_OWNER = 0o600
-STAGED_THREADS = 2  # more would make more keys at a time than `runtime.machine.MADE_KEYS`
 Progress = Callable[[float], None]
 
 
-def make_keys(
-    plans: Sequence[Plan], folder: Path, threads: int = 1, progress: Progress | None = None
-) -> str:
+def make_keys(plans: Sequence[Plan], folder: Path, progress: Progress | None = None) -> str:
     """Makes keys for these plans into a new folder, all files or none; returns their tag.
 
     Args:
         plans: plans of the same parameters.
         folder: must not exist, or be empty: keys are never overwritten.
-        threads: evaluation keys made at the same time.
         progress: called with the share of the evaluation keys that is done.
     """
     keys = _joint_keys(plans)
@@ -65,7 +61,7 @@ def make_keys(
     # In a folder beside it, which is then renamed: keys of two runs never mix.
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        tag = _write_keys(plans[0], keys, made, threads, progress)
+        tag = _write_keys(plans[0], keys, made, progress)
         made.chmod(0o700)
         made.rename(folder)
     except BaseException as error:
@@ -136,9 +132,7 @@ def open_staged_keys(plan: Plan, path: Path, held_bytes: int) -> StagedContext:
         return staged
 
 
-def generate_staged_keys(
-    plan: Plan, held_bytes: int, threads: int = 1
-) -> tuple[SecretContext, StagedContext]:
+def generate_staged_keys(plan: Plan, held_bytes: int) -> tuple[SecretContext, StagedContext]:
     """A fresh key pair and a plan's evaluation keys, in a temporary file of nobody else.
 
     The file has no name any more when this returns, so that it is gone when its keys are released,
@@ -146,7 +140,6 @@ def generate_staged_keys(
 
     Args:
         plan, held_bytes: see `open_staged_keys`.
-        threads: keys made at the same time, at most `STAGED_THREADS`.
     """
     keys, parameters = plan.program.keys, plan.program.parameters
     place = Path(tempfile.gettempdir())
@@ -157,7 +150,7 @@ def generate_staged_keys(
         tag: str = secret.secret_key.GetKeyTag()
         try:
             with write_bundle(path, "evaluation-keys", parameters, tag, option="TMPDIR") as writer:
-                _write_evaluation_keys(writer, secret, keys, min(threads, STAGED_THREADS))
+                _write_evaluation_keys(writer, secret, keys)
             return secret, open_staged_keys(plan, path, held_bytes)
         except BaseException:
             ServerContext(secret.context, tag, plan.parameters).release()
@@ -192,9 +185,7 @@ def _joint_keys(plans: Sequence[Plan]) -> KeysInfo:
     )
 
 
-def _write_keys(
-    plan: Plan, keys: KeysInfo, folder: Path, threads: int, progress: Progress | None
-) -> str:
+def _write_keys(plan: Plan, keys: KeysInfo, folder: Path, progress: Progress | None) -> str:
     parameters = plan.program.parameters
     secret = generate_key_pair(plan.parameters)
     tag: str = secret.secret_key.GetKeyTag()
@@ -209,7 +200,7 @@ def _write_keys(
     with write_bundle(
         folder / EVALUATION, "evaluation-keys", parameters, tag, option="--out"
     ) as writer:
-        _write_evaluation_keys(writer, secret, keys, threads, progress)
+        _write_evaluation_keys(writer, secret, keys, progress)
     return tag
 
 
@@ -217,10 +208,9 @@ def _write_evaluation_keys(
     writer: BundleWriter,
     secret: SecretContext,
     keys: KeysInfo,
-    threads: int,
     progress: Progress | None = None,
 ) -> None:
-    """Makes them one after another, so that about `threads` keys are in memory at a time."""
+    """Makes them one after another: few are in memory at a time (`runtime.machine.MADE_KEYS`)."""
     tag: str = secret.secret_key.GetKeyTag()
     count = len(automorphism_indices(secret.parameters, keys))
     if keys.refreshes:
@@ -228,7 +218,7 @@ def _write_evaluation_keys(
         ServerContext(secret.context, tag, secret.parameters).release()
     if keys.relinearisation:
         writer.add(RELINEARISATION, _make_relinearisation(secret, tag))
-    for number, (name, made) in enumerate(generate_automorphism_keys(secret, keys, threads), 1):
+    for number, (name, made) in enumerate(generate_automorphism_keys(secret, keys), 1):
         writer.add(name, to_bytes(made))
         del made
         with changing_keys():

@@ -8,11 +8,9 @@ secret key.
 from __future__ import annotations
 
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -176,32 +174,30 @@ def generate_refresh_keys(secret: SecretContext) -> Any:
         return context.GetEvalAutomorphismKeyMap(tag)
 
 
-def generate_automorphism_keys(
-    secret: SecretContext, keys: KeysInfo, threads: int
-) -> Iterator[tuple[str, Any]]:
+def generate_automorphism_keys(secret: SecretContext, keys: KeysInfo) -> Iterator[tuple[str, Any]]:
     """(name, evaluation key) of each rotation and the conjugation, one by one.
 
-    The next one is made while the caller is busy with one, by several threads of OpenFHE's if
-    `threads` is more than one. It keeps each under the key's tag: who wants few in memory clears
-    these in between, and inserts a map of nobody else again (`runtime.key_maps`).
+    The next one is made while the caller is busy with one, which takes about as long if it is
+    written to a file: more at a time would gain nothing. OpenFHE keeps each under the key's tag:
+    who wants few in memory clears these in between, and inserts a map of nobody else again
+    (`runtime.key_maps`).
     """
     with changing_keys():
         insert_automorphism_keys(secret.context, secret.secret_key.GetKeyTag(), ())
-    left = iter(automorphism_indices(secret.parameters, keys).items())
 
     def make(index: int) -> Any:
         with wrapped("generating keys"), changing_keys():
             return secret.context.EvalAutomorphismKeyGen(secret.secret_key, [index])
 
-    inner = (threads > 1,)
-    with ThreadPoolExecutor(1, initializer=allow_inner_threads, initargs=inner) as pool:
-        # Few keys are asked for ahead, so that Ctrl-C need not wait for all of them either.
-        begun = deque((name, pool.submit(make, index)) for name, index in islice(left, 1))
-        while begun:
-            name, future = begun.popleft()
-            future.result()
-            begun += [(name, pool.submit(make, index)) for name, index in islice(left, 1)]
-            yield name, future.result()  # of which nothing here keeps a reference longer
+    ahead: tuple[str, Future[Any]] | None = None
+    with ThreadPoolExecutor(1, initializer=allow_inner_threads, initargs=(False,)) as pool:
+        for name, index in automorphism_indices(secret.parameters, keys).items():
+            following = name, pool.submit(make, index)
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+            ahead = following
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
 
 
 def automorphism_indices(parameters: Parameters, keys: KeysInfo) -> dict[str, int]:

@@ -16,7 +16,9 @@ them are in memory, beside the bytes of `READ_KEYS` that are read (`runtime.key_
     ahead     = min(AHEAD_BYTES, (rest - least) / SHARE_AHEAD)   rest without those further images
     B         = rest - ahead
 
-and making keys takes RUNTIME_BYTES + MADE_KEYS u before. Keys come first: one that is not in memory
+and making keys takes RUNTIME_BYTES + MADE_KEYS u before, or, where there are refreshes,
+RUNTIME_BYTES + (log2 N + REFRESH_KEYS) u: OpenFHE makes the keys of a refresh, if only of few
+slots, at once (`runtime.keys.generate_refresh_keys`). Keys come first: one that is not in memory
 is read again for every image, where constants are encoded once in any case.
 """
 
@@ -27,6 +29,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fhecompile.ckks.parameters import RUNTIME_BYTES
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from runtime.key_stages import READ_KEYS, KeyNeeds
@@ -34,8 +37,8 @@ from runtime.plaintexts import list_plaintexts
 
 AHEAD_BYTES = 1 << 30
 SHARE_AHEAD = 4
-RUNTIME_BYTES = 64 << 20  # before there are keys
-MADE_KEYS = 9  # while keys are made into a file: on two threads, and as bytes, three copies of one
+MADE_KEYS = 8  # while keys are made into a file: one and the next one, and copies as bytes
+REFRESH_KEYS = 16  # beside one for every bit of the ring: those read from their file, and copies
 MOST_IN_FLIGHT = 16  # constants are then encoded once for 16 images: nothing is left to gain
 
 
@@ -139,6 +142,13 @@ def _key_bytes(plan: Plan) -> int:
     return plan.program.keys.count * plan.parameters.key_bytes
 
 
+def _made_keys(plan: Plan) -> int:
+    """Keys whose bytes are in memory while keys are made into a file, at most."""
+    if not plan.program.keys.refreshes:
+        return MADE_KEYS
+    return plan.parameters.ring_dimension.bit_length() - 1 + REFRESH_KEYS
+
+
 def limit_memory(
     plan: Plan,
     cache_constants: int | None = None,
@@ -167,7 +177,7 @@ def limit_memory(
     per_image = max(1, plan.program.prediction.peak_bytes - _key_bytes(plan))
     key_bytes = plan.parameters.key_bytes
     rest = limit - cache - per_image - READ_KEYS * key_bytes
-    making = RUNTIME_BYTES + MADE_KEYS * key_bytes if makes_keys else 0
+    making = RUNTIME_BYTES + _made_keys(plan) * key_bytes if makes_keys else 0
     least = max(making, limit - rest + needs.least)
     if limit < least:
         peak = plan.program.prediction.peak_bytes + cache  # less where few keys can be spared

@@ -287,11 +287,11 @@ class InferenceSession:
         started = time.perf_counter()
         self._folder = SessionFolder(Path(checkpoint), self.plan) if checkpoint else None
         with contextlib.ExitStack() as stack:
-            source = Client.create
             if self._folder is not None:
                 stack.callback(self._folder.close)
-                source = self._folder.load_keys
-            self._client, context = source(self.plan, self.threads, memory.keys)
+                self._client, context = self._folder.load_keys(self.plan, memory.keys)
+            else:
+                self._client, context = Client.create(self.plan, self.threads, memory.keys)
             self._server = Server(self.plan, context, self.threads, memory, self._table, self._wide)
             stack.pop_all()
         self.timings.keygen = time.perf_counter() - started

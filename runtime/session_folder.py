@@ -85,15 +85,13 @@ class SessionFolder:
         """Lets other processes use the folder."""
         self._lock.close()
 
-    def load_keys(
-        self, plan: Plan, threads: int = 1, key_bytes: int | None = None
-    ) -> tuple[Client, ServerContext]:
-        """The keys of an earlier session, or new ones; like `Client.create`."""
+    def load_keys(self, plan: Plan, key_bytes: int | None = None) -> tuple[Client, ServerContext]:
+        """The keys of an earlier session, or new ones; `key_bytes` as for `Client.create`."""
         keys = self.path / "keys"
         if not (keys / EVALUATION).exists():
             for half in self.path.glob(".keys.*"):  # of a process that was killed meanwhile
                 shutil.rmtree(half, ignore_errors=True)
-            make_keys([plan], keys, threads)
+            make_keys([plan], keys)
         client = Client(plan, load_secret(plan, keys / SECRET))
         if key_bytes is None:
             return client, load_evaluation_keys(plan, keys / EVALUATION)

@@ -11,7 +11,6 @@ import os
 from stages import Stage, make_private, run_stage, writable
 
 from fhecompile.errors import FheCompileError
-from runtime.costs import evaluation_threads, find_costs
 from runtime.key_files import make_keys
 
 
@@ -26,8 +25,7 @@ def generate_keys(stage: Stage) -> None:
         )
     plan = stage.load_plan() if stage.plan_file.is_file() else stage.compile_plan()
     make_private(stage.keys.parent)
-    threads = stage.options.threads or evaluation_threads(find_costs()[0])
-    make_keys([plan], stage.keys, threads)
+    make_keys([plan], stage.keys)
     for public in (stage.public_key, stage.evaluation_keys):
         os.replace(stage.keys / public.name, writable(public))
 

@@ -24,6 +24,7 @@ SPECIAL_PRIME_BITS = 60
 DIGIT_SPARE_BITS = 5
 MAX_PRIME_BITS = 60
 WORD_BYTES = 8
+RUNTIME_BYTES = 160 << 20  # of a process that runs a plan: interpreter, libraries, plan
 
 MAX_LOG_QP: dict[int, dict[int, int]] = {
     128: {

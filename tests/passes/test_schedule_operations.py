@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fhecompile.ckks.parameters import Parameters
+from fhecompile.ckks.parameters import RUNTIME_BYTES, Parameters
 from fhecompile.ir import slots
 from fhecompile.ir.program import Facts, Program
 from fhecompile.ir.slots import SlotGraph
 from fhecompile.ir.tensor import TensorGraph
 from fhecompile.ir.text import print_slot_graph
 from fhecompile.options import CompileOptions
-from passes.schedule_operations import RUNTIME_BYTES, MemoryPrediction, ScheduleOperations
+from passes.schedule_operations import MemoryPrediction, ScheduleOperations
 from passes.share_rotations import RotationKeys
 from tests.graphs import FIXED_SCALES, run_passes
 from tests.support import Network

@@ -57,7 +57,7 @@ class Files:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
     files = Files(tmp_path_factory.mktemp("gallery"))
-    make_keys([PLAN], files / "keys", threads=2)
+    make_keys([PLAN], files / "keys")
     templates = files.template(FACES, "all.fhe")
     enrol_file(PLAN, files / "keys/evaluation.keys", templates, files / "gallery", NAMES)
     files.template(FACES[7:8], "probe.fhe")

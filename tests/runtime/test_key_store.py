@@ -164,8 +164,8 @@ def test_a_handle_holds_its_own_key_only(keys: Path) -> None:
 
 
 def test_an_entry_is_one_key(tmp_path: Path) -> None:
-    """Also where several are made at the same time, and OpenFHE has none yet of the tag."""
-    make_keys([PLAN], tmp_path / "keys", threads=3)
+    """Also where the next is made meanwhile, and OpenFHE has none yet of the tag."""
+    make_keys([PLAN], tmp_path / "keys")
     context = open_staged_keys(PLAN, tmp_path / "keys/evaluation.keys", 4 * SIZE)
     entries = context.store.bundle.manifest.entries
     context.release()

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from fhecompile.ckks.parameters import RUNTIME_BYTES
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from runtime import machine
+from runtime.key_stages import KeyNeeds
 from runtime.machine import MemoryShares
 from runtime.plaintexts import PlaintextInfo, list_plaintexts
 from tests.support import convolution_plan
@@ -174,10 +176,18 @@ def test_the_least_is_never_more_than_all_keys(monkeypatch: pytest.MonkeyPatch) 
         machine.limit_memory(plan_needing(PEAK), available=PEAK - 1)
 
 
-def test_making_keys_takes_memory_as_well() -> None:
-    plan = plan_needing(KEY_BYTES + SIZE)
-    needed = machine.RUNTIME_BYTES + machine.MADE_KEYS * SIZE
+@pytest.mark.parametrize(
+    ("refreshes", "made"), [((), machine.MADE_KEYS), ((64,), 8 + machine.REFRESH_KEYS)]
+)
+def test_making_keys_takes_memory_as_well(
+    refreshes: tuple[int, ...], made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of refreshes are made at once, more in a larger ring; here its dimension is 2^8."""
+    needed, needs = RUNTIME_BYTES + made * SIZE, KeyNeeds.of(PLAN)
+    monkeypatch.setattr(KeyNeeds, "of", lambda _: needs)
     plan = plan_needing(needed + 1)
+    keys = msgspec.structs.replace(KEYS, refreshes=refreshes)
+    plan = dataclasses.replace(plan, program=msgspec.structs.replace(plan.program, keys=keys))
     assert machine.limit_memory(plan, available=needed, makes_keys=True).keys is not None
     with pytest.raises(FheCompileError, match="even with evaluation keys on disk"):
         machine.limit_memory(plan, available=needed - 1, makes_keys=True)

@@ -47,7 +47,7 @@ class Files:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Files:
     files = Files(tmp_path_factory.mktemp("roles"))
     PLAN.save(files / "net.fheplan")
-    make_keys([PLAN], files / "keys", threads=2)
+    make_keys([PLAN], files / "keys")
     make_keys([PLAN], files / "others")
     encrypt_file(PLAN, files / "keys/public.key", {"x": IMAGES}, files / "x.fhe")
     evaluate_file(PLAN, files / "keys/evaluation.keys", files / "x.fhe", files / "y.fhe")

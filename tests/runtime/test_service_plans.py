@@ -31,7 +31,7 @@ def test_keys_of_any_parameters_fit(levels: int, digits: int) -> None:
     program = msgspec.structs.replace(PLAN.program, parameters=info, keys=keys)
     plan = Plan(program, PLAN.arrays)
     secret = generate_key_pair(plan.parameters)
-    ((_, key),) = generate_automorphism_keys(secret, keys, 1)
+    ((_, key),) = generate_automorphism_keys(secret, keys)
     limit = plan.parameters.key_bytes
     assert 0.95 * limit < len(to_bytes(key)) < 1.1 * limit + 4096
 
