@@ -27,15 +27,11 @@ from runtime.key_store import StagedContext
 from runtime.keys import automorphism_indices, generate_keys
 from runtime.machine import MemoryShares
 from runtime.server import Server
-from tests.support import REFRESHING, convolution_plan, relative_error, run_slots
+from tests.staged import EXPECTED, IMAGES, NEEDS, PLAN, SIZE
+from tests.support import REFRESHING, relative_error, run_slots
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
 
-PLAN = convolution_plan()
-NEEDS = KeyNeeds.of(PLAN)
-SIZE = PLAN.parameters.key_bytes
-IMAGES = np.random.default_rng(6).uniform(-1, 1, (2, 1, 2, 8, 8))
-EXPECTED = run_slots(PLAN, {"x": IMAGES})["y"]
 MODEL = shipped_path("digits_relu_mlp")
 DATA = MODEL.parent / "digits_calibration.npz"
 

@@ -16,19 +16,13 @@ from fhecompile.plan import Plan
 from runtime import key_files, machine
 from runtime.__main__ import main
 from runtime.key_files import make_keys, open_staged_keys
-from runtime.key_stages import KeyNeeds
 from runtime.key_store import StagedContext
 from runtime.roles import decrypt_file, encrypt_file, evaluate_file
 from runtime.session import InferenceSession
-from tests.support import convolution_plan, relative_error, run_slots
+from tests.staged import EXPECTED, IMAGES, NEEDS, PLAN, SIZE
+from tests.support import relative_error
 
 pytest.importorskip("openfhe", reason="OpenFHE is not installed")
-
-PLAN = convolution_plan()
-NEEDS = KeyNeeds.of(PLAN)
-SIZE = PLAN.parameters.key_bytes
-IMAGES = np.random.default_rng(6).uniform(-1, 1, (2, 1, 2, 8, 8))
-EXPECTED = run_slots(PLAN, {"x": IMAGES})["y"]
 
 
 @pytest.fixture(scope="module")
