@@ -13,8 +13,8 @@ between two refreshes. So what is cheaper for one function depends on the others
                         larger keys, if that saves a twentieth of what refreshes alone take, and if
                         it keeps the promise that the series were fitted to
 
-A function that a user gave a degree or a kind of polynomial for gets that polynomial. Ranges are
-measured again in the end.
+A function that a user gave a degree or a kind of polynomial for gets that polynomial, which has to
+keep the promise. Ranges are measured again in the end.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.fitted_series import FittedSeries, in_refresh
 from fhecompile.ir.function_options import options_by_function
+from fhecompile.ir.function_search import Found
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.refresh_places import PolynomialWay
 from fhecompile.ir.scales import plan_scales
 from fhecompile.ir.tensor import Function, Input, Node, Output, TensorGraph
 from fhecompile.options import FunctionOptions
-from passes.fit_functions import MOST_SAMPLES, ApproximationError
+from passes.fit_functions import MOST_SAMPLES, ApproximationError, promise_refusal
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 from passes.lower_polynomials import LowerPolynomials, lowered
 from passes.place_refreshes import find_places
@@ -122,6 +123,7 @@ class _Choice:
                 asked[node.name] = self._best(node, wish)
             elif found := self._precise_enough(node):
                 possible[node.name] = found
+        self._check(asked)
         if not possible:
             return asked
         given = self._lowered(asked)
@@ -140,6 +142,20 @@ class _Choice:
             if fitted.changed(asked | chosen) <= fitted.allowed:
                 return asked | chosen
         return asked
+
+    def _check(self, asked: Polynomials) -> None:
+        """Holds what a user asks for to the promise, like `fit_functions` does."""
+        fitted = self.fitted
+        few = spread_samples(fitted.measured.samples, MOST_SAMPLES)
+        alone = {name: fitted.measured.alone(name, [p], few)[0] for name, p in asked.items()}
+        if not asked or max(changed := fitted.changed(asked), *alone.values()) <= fitted.allowed:
+            return
+        for name, series in fitted.stand_ins().items():
+            if name not in asked:
+                alone[name] = fitted.measured.together({name: series})
+        found = Found(asked, alone, max(changed, *alone.values()), False)
+        functions = {node.name: node for node in fitted.functions}
+        raise promise_refusal(self.program, functions, found, fitted.allowed)
 
     def _precise_enough(self, node: Function) -> Approximation | None:
         """The cheapest polynomial that errs no more than the series."""
@@ -166,7 +182,7 @@ class _Choice:
         """The most precise polynomial that a user asks for."""
         series, f = self.fitted.series[node.name], function_named(node.function)
         histogram = self.fitted.histograms[node.inputs[0]]
-        interval = wish.range or (series.centre - series.radius, series.centre + series.radius)
+        interval = series.centre - series.radius, series.centre + series.radius
         seen = histogram.low, histogram.high
         found = list(candidates(f, seen, interval, histogram.density, wish))
         if not found:

@@ -50,7 +50,7 @@ from fhecompile.ir.function_search import Found, search_approximations
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Function, Node
-from fhecompile.options import FunctionOptions
+from fhecompile.options import CompileOptions, FunctionOptions
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 from passes.lower_polynomials import count_products, lowered
 
@@ -158,10 +158,7 @@ class _Search:
         self.ranges = program.facts[Ranges]
         # Outputs that are zero on all calibration data have no range to be relative to.
         self.range = self.ranges.output or 1.0
-        wanted = program.options.activation_error
-        if wanted is None:
-            wanted = FITTED_SHARE * 2.0**-program.options.precision_bits
-        self.allowed: float = wanted * self.range
+        self.allowed = promised_share(program.options) * self.range
         self.measured = FunctionErrors(program.graph, program.facts[Calibration].inputs)
         operands = {node.inputs[0] for node in functions}
         self.histograms = self.measured.histograms(
@@ -208,17 +205,8 @@ class _Search:
 
     def _interval(self, node: Function, wish: FunctionOptions) -> tuple[float, float]:
         f, histogram = function_named(node.function), self.histograms[node.inputs[0]]
-        if wish.range is None:
-            return self.options.interval(f, *histogram.central(self.options.quantile))
-        if f.domain_of(*wish.range) is None:
-            raise FheCompileError(
-                "activation-options",
-                f"{f.name} is not defined on all of the range {wish.range[0]:g} to "
-                f"{wish.range[1]:g}",
-                node=_place(node),
-                hint=f"it needs numbers {' or all '.join(map(str, f.domains))}",
-            )
-        return wish.range
+        central = histogram.central(self.options.quantile)
+        return asked_range(node, wish) or self.options.interval(f, *central)
 
     def _with_gap(self, node: Function, wish: FunctionOptions) -> FunctionOptions:
         """The wish with the gap of a sign."""
@@ -263,40 +251,8 @@ class _Search:
 
     def _refusal(self, found: Found) -> FheCompileError:
         """Says what the most precise polynomials change, and what would help."""
-        alone, changed = found.alone, found.changed
-        first, *others = sorted(alone, key=lambda name: -alone[name])
-        node, fitted = self.functions[first], found.approximations[first]
-        f, options = function_named(node.function), self.program.options
-        kind = "composite of degrees" if len(fitted.degrees) > 1 else "polynomial of degree"
-        text = (
-            f"with a {kind} {_degrees(fitted)} for {f.name} on {_span(fitted)} the outputs change "
-            f"by {alone[first]:.2g}"
-        )
-        for name in others[: MOST_NAMED - 1]:
-            text += f", for {_place(self.functions[name])} by {alone[name]:.2g}"
-        if others:
-            text += f", for all {len(alone)} functions by {changed:.2g}"
-        hints = ["calibrate with data like those of use: a narrower range needs less degree"]
-        if self.program.facts[Calibration].synthetic:
-            hints = ["give real calibration data with --calibrate data.npz"]
-        if self.options.degree and self._is_enough():
-            hints.append("allow what degree is needed with --passes '+fit_functions{degree=0}'")
-        bits = math.floor(-math.log2(changed / (FITTED_SHARE * self.range)))
-        promise = f"{FITTED_SHARE:g} of 2^-{options.precision_bits:g}"
-        if options.activation_error is not None:
-            promise = f"{options.activation_error:g}"
-        elif bits >= 1:
-            hints.append(f"lower --precision-bits to {bits}")
-        if changed < self.range:
-            hints.append(f"allow it with --activation-error {_above(changed / self.range)}")
-        if f.domain_of(-1.0, 1.0):
-            hints.append("replace it by a polynomial activation and fine-tune")
-        return FheCompileError(
-            "precision-not-reachable",
-            f"{text}; allowed is {self.allowed:.2g}, {promise} of outputs up to {self.range:.3g}",
-            node=_place(node),
-            hint=", or ".join(hints),
-        )
+        enough = bool(self.options.degree) and self._is_enough()
+        return promise_refusal(self.program, self.functions, found, self.allowed, enough)
 
     def _is_enough(self) -> bool:
         """Whether the promise could be kept with any degree."""
@@ -307,6 +263,79 @@ class _Search:
             for name, node in self.functions.items()
         }
         return self.measured.together(best, self.allowed) <= self.allowed
+
+
+def promised_share(options: CompileOptions) -> float:
+    """The most that fitted functions may change an output by, relative to the largest one."""
+    if options.activation_error is not None:
+        return options.activation_error
+    return FITTED_SHARE * math.pow(2.0, -options.precision_bits)
+
+
+def asked_range(node: Function, wish: FunctionOptions) -> tuple[float, float] | None:
+    """Where a user wants the function to be fitted; None: where its operand was seen."""
+    f = function_named(node.function)
+    if wish.range is not None and f.domain_of(*wish.range) is None:
+        raise FheCompileError(
+            "activation-options",
+            f"{f.name} is not defined on all of the range {wish.range[0]:g} to {wish.range[1]:g}",
+            node=_place(node),
+            hint=f"it needs numbers {' or all '.join(map(str, f.domains))}",
+        )
+    return wish.range
+
+
+def promise_refusal(
+    program: Program,
+    functions: Mapping[str, Function],
+    found: Found,
+    allowed: float,
+    more_degree: bool = False,
+) -> FheCompileError:
+    """Says what the polynomials that were found change, and what would help.
+
+    Args:
+        program: whose options made the promise.
+        functions: by name.
+        found: `alone` may also tell of functions that are no polynomials.
+        allowed: the most that outputs may change by.
+        more_degree: whether a higher degree of all polynomials would do.
+    """
+    alone, options = found.alone, program.options
+    output = allowed / promised_share(options)
+    first, *others = sorted(alone, key=lambda n: (n not in found.approximations, -alone[n]))
+    node, fitted = functions[first], found.approximations[first]
+    f = function_named(node.function)
+    kind = "composite of degrees" if len(fitted.degrees) > 1 else "polynomial of degree"
+    text = (
+        f"with a {kind} {_degrees(fitted)} for {f.name} on {_span(fitted)} the outputs change "
+        f"by {alone[first]:.2g}"
+    )
+    for name in others[: MOST_NAMED - 1]:
+        text += f", for {_place(functions[name])} by {alone[name]:.2g}"
+    if others:
+        text += f", for all {len(alone)} functions by {found.changed:.2g}"
+    hints = ["calibrate with data like those of use: a narrower range needs less degree"]
+    if program.facts[Calibration].synthetic:
+        hints = ["give real calibration data with --calibrate data.npz"]
+    if more_degree:
+        hints.append("allow what degree is needed with --passes '+fit_functions{degree=0}'")
+    bits = math.floor(-math.log2(found.changed / (FITTED_SHARE * output)))
+    promise = f"{FITTED_SHARE:g} of 2^-{options.precision_bits:g}"
+    if options.activation_error is not None:
+        promise = f"{options.activation_error:g}"
+    elif bits >= 1:
+        hints.append(f"lower --precision-bits to {bits}")
+    if found.changed < output:
+        hints.append(f"allow it with --activation-error {_above(found.changed / output)}")
+    if f.domain_of(-1.0, 1.0):
+        hints.append("replace it by a polynomial activation and fine-tune")
+    return FheCompileError(
+        "precision-not-reachable",
+        f"{text}; allowed is {allowed:.2g}, {promise} of outputs up to {output:.3g}",
+        node=_place(node),
+        hint=", or ".join(hints),
+    )
 
 
 def _warnings(calibration: Calibration, samples: int) -> tuple[str, ...]:

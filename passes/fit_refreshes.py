@@ -6,9 +6,9 @@ of m (`fhecompile.ckks.bootstrap`, `fhecompile.functions.fourier`) at no depth o
     u = (x - c) / r,   m = share u,   y = 2 Re sum_j c_j exp(i pi j m),
 
 [c - r, c + r] being the operand's range on the calibration data, wider by `margin` of its width at
-either end. c goes into the bias of the linear map that makes x where nothing else reads it. With
-`share` 0.8, m is safe from wrapping around at 1 as long as x is within 1.25 r of c, and a series of
-n terms resolves a kink 1.6 times as finely as with 0.5.
+either end, or the range that a user gave. c goes into the bias of the linear map that makes x where
+nothing else reads it. With `share` 0.8, m is safe from wrapping around at 1 as long as x is within
+1.25 r of c, and a series of n terms resolves a kink 1.6 times as finely as with 0.5.
 
 All series have the same number of terms, the fewest with which no output of any calibration sample
 changes by more than
@@ -39,10 +39,18 @@ from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.fitted_series import FittedSeries, in_refresh
 from fhecompile.ir.function_errors import FunctionErrors
+from fhecompile.ir.function_options import options_by_function
 from fhecompile.ir.histogram import Histogram
 from fhecompile.ir.program import Pass, PassResult, Program
 from fhecompile.ir.tensor import Function
-from passes.fit_functions import FITTED_SHARE, MOST_SAMPLES, ApproximationError, FitFunctions
+from fhecompile.options import FunctionOptions
+from passes.fit_functions import (
+    MOST_SAMPLES,
+    ApproximationError,
+    FitFunctions,
+    asked_range,
+    promised_share,
+)
 from passes.infer_ranges import Calibration, InferRanges, Ranges, spread_samples
 
 FloatArray = NDArray[np.float64]
@@ -107,6 +115,7 @@ class _Fit:
     def __init__(self, options: FitRefreshes, program: Program, functions: list[Function]) -> None:
         self.options, self.program = options, program
         self.functions = functions
+        self.wishes = options_by_function(program.options.activations, functions)
         self.ranges = program.facts[Ranges]
         self.measured = FunctionErrors(program.graph, program.facts[Calibration].inputs)
         operands = {node.inputs[0] for node in functions}
@@ -123,11 +132,8 @@ class _Fit:
 
     def search(self) -> tuple[FittedSeries, float]:
         """The series with the fewest terms that keep the promise, and what they change."""
-        options, output = self.program.options, self.ranges.output or 1.0
-        wanted = options.activation_error
-        if wanted is None:
-            wanted = FITTED_SHARE * 2.0**-options.precision_bits
-        allowed = wanted * output
+        output = self.ranges.output or 1.0
+        allowed = promised_share(self.program.options) * output
         terms = [self.options.terms] if self.options.terms else SERIES_TERMS
         for count in terms:
             if count < LEAST_TERMS and not self.options.terms:
@@ -166,7 +172,8 @@ class _Fit:
 
     def _series(self, node: Function, terms: int) -> FourierSeries:
         f = function_named(node.function)
-        low, high = FitFunctions(self.options.margin).interval(f, *self._seen(node))
+        asked = asked_range(node, self.wishes.get(node.name, FunctionOptions()))
+        low, high = asked or FitFunctions(self.options.margin).interval(f, *self._seen(node))
         density = self.histograms[node.inputs[0]].density
         return fit_series(
             _shared(in_refresh(node)),

@@ -64,17 +64,18 @@ class FittedSeries:
         Args:
             polynomials: instead of series.
         """
-        return self.measured.together(self._stand_ins(polynomials), enough)
+        return self.measured.together(self.stand_ins(polynomials), enough)
 
     def shares(
         self, chosen: NDArray[np.intp], polynomials: Mapping[str, Approximation] | None = None
     ) -> Mapping[str, float | None]:
         """What they change about every value on the chosen samples (`ir.fitted_errors`)."""
         inside = [in_refresh(n).name for n in self.functions if in_refresh(n) is not n]
-        shares = self.measured.by_layer(self._stand_ins(polynomials), chosen)[1]
+        shares = self.measured.by_layer(self.stand_ins(polynomials), chosen)[1]
         return {**dict.fromkeys(inside), **shares}
 
-    def _stand_ins(self, polynomials: Mapping[str, Approximation] | None) -> Substitutes:
+    def stand_ins(self, polynomials: Mapping[str, Approximation] | None = None) -> Substitutes:
+        """What functions are computed as: series, or polynomials that are given instead."""
         nodes = {node.name: node for node in self.functions}
         series = {
             name: _without_share(in_refresh(nodes[name]), fitted)

@@ -113,6 +113,19 @@ def test_a_polynomial_that_is_asked_for_is_taken(wish: FunctionOptions) -> None:
     assert result.remarks[0].startswith("f0: relu on ")
 
 
+def test_a_polynomial_that_is_asked_for_keeps_the_promise() -> None:
+    with pytest.raises(FheCompileError) as caught:
+        choose(chain("relu", "tanh"), activations={"f0": FunctionOptions(degree=5)})
+    assert caught.value.render() == (
+        "f0: with a polynomial of degree 5 for relu on -1.963 to 1.818 the outputs change by "
+        "0.038, for f1 by 5.6e-07, for all 2 functions by 0.046; allowed is 0.0021, 0.75 of 2^-8 "
+        "of outputs up to 0.71 [precision-not-reachable]\n"
+        "  hint: calibrate with data like those of use: a narrower range needs less degree, or "
+        "lower --precision-bits to 3, or allow it with --activation-error 0.065, or replace it by "
+        "a polynomial activation and fine-tune"
+    )
+
+
 def test_what_cannot_be_had_is_refused() -> None:
     with pytest.raises(FheCompileError) as caught:
         choose(chain("relu"), activations={"f0": FunctionOptions(degree=3, error=1e-9)})

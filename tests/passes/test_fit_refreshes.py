@@ -17,6 +17,7 @@ from fhecompile.ir.fitted_errors import FittedErrors
 from fhecompile.ir.fitted_functions import FittedFunctions
 from fhecompile.ir.program import PassResult
 from fhecompile.ir.tensor import Affine, Function, Refresh, TensorGraph
+from fhecompile.options import FunctionOptions
 from passes.fit_functions import ApproximationError
 from passes.fit_refreshes import FitRefreshes
 from passes.infer_ranges import Calibration, InferRanges, Ranges
@@ -354,3 +355,17 @@ def test_values_outside_of_the_domain() -> None:
 def test_options(options: dict[str, float], text: str) -> None:
     p = FitRefreshes(**options)  # type: ignore[arg-type]
     assert refusal(applied("tanh"), 0.0, 1.0, p=p) == f"fit_refreshes: {text} [option-value]"
+
+
+def test_the_range_that_is_asked_for() -> None:
+    wish = FunctionOptions(range=(-4.0, 8.0))
+    result = fit(applied("tanh"), -1.0, 1.0, activations={"f": wish})
+    node = result.program.graph["f"]
+    assert isinstance(node, Refresh) and (node.low, node.high) == (-6.0, 6.0)
+    assert result.remarks[0].startswith("f: tanh on -4 to 8 in a refresh, ")
+    with pytest.raises(FheCompileError) as caught:
+        fit(applied("sqrt"), 0.0, 1.0, activations={"f": FunctionOptions(range=(-1.0, 4.0))})
+    assert caught.value.render() == (
+        "f: sqrt is not defined on all of the range -1 to 4 [activation-options]\n"
+        "  hint: it needs numbers at least 0"
+    )
