@@ -4,10 +4,10 @@ Which values are refreshed, as they are, is the plan of the fewest predicted sec
 (`fhecompile.ir.refresh_places`). With `level_budget`, that many primes are used between two
 refreshes at most, for fresh inputs as well.
 
-A value is refreshed as m = unit x by the Fourier series of m, which converges so fast that
-`PLAIN_TERMS` terms err by 5e-6 at `PLAIN_SHARE`; where refreshes evaluate functions the series may
-have as many terms as those. Nothing is refreshed where there are primes enough. What the series
-change about the outputs is measured, and counts as what fitted functions change.
+A value is refreshed as m = unit x by the Fourier series of m, which converges so fast that 5 terms
+err by 5e-6 at `PLAIN_SHARE`; where refreshes evaluate functions the series may have as many terms
+as those, up to the most of `PLAIN_TERMS`. Nothing is refreshed where there are primes enough. What
+the series change about the outputs is measured, and counts as what fitted functions change.
 """
 
 from __future__ import annotations
