@@ -29,13 +29,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fhecompile.ckks.parameters import RUNTIME_BYTES
+from fhecompile.ckks.parameters import AHEAD_BYTES, RUNTIME_BYTES
 from fhecompile.errors import EXIT_ENVIRONMENT, FheCompileError
 from fhecompile.plan import Plan
 from runtime.key_stages import READ_KEYS, KeyNeeds
 from runtime.plaintexts import list_plaintexts
 
-AHEAD_BYTES = 1 << 30
 SHARE_AHEAD = 4
 MADE_KEYS = 8  # while keys are made into a file: one and the next one, and copies as bytes
 REFRESH_KEYS = 16  # beside one for every bit of the ring: those read from their file, and copies

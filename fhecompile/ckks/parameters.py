@@ -25,6 +25,7 @@ DIGIT_SPARE_BITS = 5
 MAX_PRIME_BITS = 60
 WORD_BYTES = 8
 RUNTIME_BYTES = 160 << 20  # of a process that runs a plan: interpreter, libraries, plan
+AHEAD_BYTES = 1 << 30  # of constants that a run encodes ahead where memory is free, at most
 
 MAX_LOG_QP: dict[int, dict[int, int]] = {
     128: {

@@ -217,7 +217,8 @@ class PredictionInfo(Struct, frozen=True):
 
     `error` is that of noise (rms), `fitted_error` the largest that fitted functions make on the
     calibration data, `allowed_error` the largest that is promised, all in the unit of the outputs;
-    `output_range` is the largest of these on the calibration data.
+    `output_range` is the largest of these on the calibration data. `peak_bytes` are of a run on one
+    image, without constants that it encodes ahead where memory is free.
     """
 
     error: float

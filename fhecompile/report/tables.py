@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fhecompile.ckks.parameters import MAX_LOG_QP
+from fhecompile.ckks.parameters import AHEAD_BYTES, MAX_LOG_QP
 from fhecompile.ir.fitted_functions import FittedFunction
 from fhecompile.ir.program import PassRecord
 from fhecompile.plan import Plan
@@ -74,7 +74,11 @@ def cost_rows(plan: Plan, summary: PlanSummary, threads: int) -> list[tuple[str,
             + (", conjugation" if plan.program.keys.conjugation else "")
             + (", relinearisation" if plan.program.keys.relinearisation else ""),
         ),
-        ("peak memory", f"{show_bytes(prediction.peak_bytes)}, predicted"),
+        (
+            "peak memory",
+            f"{show_bytes(prediction.peak_bytes)} predicted for one image, "
+            f"up to {show_bytes(AHEAD_BYTES)} more where memory is free",
+        ),
         (
             "plaintext products",
             f"{summary.plaintext_mults}, slot utilisation {100 * summary.slot_utilisation:.1f} %",

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def test_writes_beside_the_model_and_prints_the_cost(call: Call, model: Path) ->
     assert [line[:20].strip() for line in lines[1 : 1 + len(LABELS)]] == list(LABELS)
     assert lines[-1] == f"written: {target}"
     assert "security            NONE: log QP" in done.out
+    (peak,) = (line for line in lines if line.startswith("peak memory"))
+    said = "MiB predicted for one image, up to 1.0 GiB more where memory is free"
+    assert re.fullmatch(rf"peak memory +\d+\.\d {said}", peak)
     assert f"plan                {target.stat().st_size / 1024:.0f} KiB" in done.out
     assert done.err == (
         "warning: this plan is INSECURE: its ring is a toy, for tests only\n"
