@@ -117,7 +117,7 @@ def test_templates_of_a_refreshed_network(tmp_path: Path) -> None:
     assert np.abs(scores[:, 0] - np.sum(u[0] * u[1])).max() < 1e-3
 
     files = Files(tmp_path, plan)
-    make_keys([plan], files / "keys", threads=2)
+    make_keys([plan], files / "keys")
     probe = files.template(FACES[:1], "probe.fhe")
     enrol_file(plan, files / "keys/evaluation.keys", probe, files / "gallery", ["itself"])
     assert identify(files, files / "gallery") == {"itself": pytest.approx(1.0, abs=2.0**-5)}
