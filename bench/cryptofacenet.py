@@ -2,6 +2,7 @@
 
     python bench/cryptofacenet.py MODEL.onnx --samples samples.npz [--precision-bits 10] [--runs 3]
                                   [--images K] [--batch B] [--cache-constants SIZE]
+                                  [--level-budget L] [--max-keys K]
 
 `samples.npz` holds `images`; one image is encrypted and evaluated `--runs` times with the same
 keys, and the best run is reported, then K images at once, if asked B of them in each set of
@@ -27,6 +28,7 @@ from fhecompile.compile import compile_model
 from fhecompile.frontend.reference import run_reference
 from fhecompile.ir.evaluate import evaluate
 from fhecompile.options import CompileOptions
+from fhecompile.plan.summary import summarise
 from runtime import InferenceSession
 from runtime.machine import parse_size, peak_bytes
 from runtime.measure import reference_rotation
@@ -47,15 +49,24 @@ def main() -> int:
         "--batch", type=int, default=1, metavar="B", help="samples in a set of ciphertexts for K"
     )
     parser.add_argument("--cache-constants", type=parse_size, default=0, metavar="SIZE")
+    parser.add_argument("--level-budget", type=int, default=CompileOptions.level_budget)
+    parser.add_argument("--max-keys", type=int, default=CompileOptions.max_keys)
     arguments = parser.parse_args()
 
     images = np.load(arguments.samples)["images"]
     started = time.perf_counter()
-    options = CompileOptions(precision_bits=arguments.precision_bits, passes=arguments.passes)
+    options = CompileOptions(
+        precision_bits=arguments.precision_bits,
+        passes=arguments.passes,
+        level_budget=arguments.level_budget,
+        max_keys=arguments.max_keys,
+    )
     plan = compile_model(arguments.model, images, options).plan
+    compiled = time.perf_counter()
     report: dict[str, Any] = {
         "machine": f"{processor_name()}, {usable_cores()} cores",
-        "compile_seconds": time.perf_counter() - started,
+        "compile_seconds": compiled - started,
+        "refreshes": summarise(plan, threads=usable_cores()).bootstraps,
     }
     rotation = reference_rotation()
     name = plan.program.inputs[0].name
@@ -99,6 +110,7 @@ def main() -> int:
     report |= {
         "max_error_float64": float(np.abs(output - exact).max()),
         "max_error_onnxruntime": float(np.abs(output - onnx).max()),
+        "output_range": float(np.ptp(onnx)),
         "cosine_onnxruntime": float(
             np.sum(output * onnx) / np.linalg.norm(output) / np.linalg.norm(onnx)
         ),
